@@ -1,0 +1,71 @@
+# Two commands for a newcomer: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+JOB ?= examples/demo.toml
+OUT ?= out/demo
+# Root needs no sudo; others use it where it asks for no password.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+APT := apt-get -qq -o=Dpkg::Use-Pty=0
+
+.PHONY: help
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.PHONY: demo
+demo: install system ## set up and run the main job: real photos, a cascade, a (virtual) Raspberry Pi, a report
+	$(BIN)/edgecompress run $(JOB) --out $(OUT)
+
+.PHONY: test
+test: install system ## set up and run the everyday tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/pytest -q
+
+.PHONY: test-slow
+test-slow: install system ## the tests that take longer
+	$(BIN)/pytest -q -m slow
+
+.PHONY: benchmark
+benchmark: install ## pytest-benchmark: kernels, decoding, cropping
+	$(BIN)/pytest -q --benchmark-only -m ""
+
+.PHONY: format
+format: install ## format and fix what a tool can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: install
+install: $(VENV)/.installed ## make .venv and install the project into it
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed; try: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { $(AS_ROOT) $(APT) update && $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive $(APT) install -y python3-venv; } || \
+	  { echo "error: this Python cannot make virtual environments; try: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+
+# The virtual board needs a few Debian packages. Without them the job still runs, on the host board.
+.PHONY: system
+system: install ## install the Debian packages of the virtual board, where that is allowed
+	@packages="$$($(BIN)/python -c 'from edgecompress.rpc.virtual import APT_PACKAGES; print(*APT_PACKAGES)')"; \
+	missing=$$(for p in $$packages; do \
+	  dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing" $$missing; \
+	  { $(AS_ROOT) $(APT) update && $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive $(APT) install -y --no-install-recommends $$missing; } >/dev/null || \
+	  echo "! cannot install" $$missing "- the host board will stand in for the virtual Raspberry Pi"; \
+	fi
+
+.PHONY: clean
+clean: ## remove results and caches of this folder; the environment stays
+	rm -rf out build .pytest_cache .ruff_cache .hypothesis *.egg-info

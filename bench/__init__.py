@@ -1,0 +1,1 @@
+"""Measuring on boards, and telling: runs, statistics, report.json and report.html."""

@@ -1,0 +1,187 @@
+"""The report page's drawings, as inline SVG: colours come from the page's style sheet."""
+
+from __future__ import annotations
+
+from markupsafe import Markup, escape
+
+from . import text
+from .schema import Latency, Report
+
+Corner = tuple[float, float]
+
+WIDTH = 960
+_FLOW_TOP, _FLOW_HEIGHT, _EXIT_TOP = 84, 104, 232
+
+
+def flow(report: Report) -> Markup:
+    """How many photos reach each stage, and how many it answers (a Sankey diagram)."""
+    n = max(1, report.accuracy.n)
+    scale = _FLOW_HEIGHT / n
+    stops = (["predictor"] if report.predictor else []) + ["stage"] * len(report.stages)
+    start, step = 150, (WIDTH - 150 - 210) / max(1, len(stops))
+    x = start
+    parts = [_node(14, _FLOW_TOP, _FLOW_HEIGHT, "source")]
+    parts += _label(14, 40, f"{report.accuracy.n} photos", report.accuracy.photos)
+    last_x, remaining, stage_index = 24.0, report.accuracy.n, 0
+    for stop in stops:
+        height = remaining * scale
+        parts.append(_link((last_x, _FLOW_TOP), (x, _FLOW_TOP), height, "through"))
+        if stop == "predictor" and report.predictor:
+            parts.append(_node(x, _FLOW_TOP, height, "source"))
+            about = f"{report.predictor.resolution} px, {text.macs(report.predictor.macs)} MACs"
+            parts += _label(x, 40, "finds the object", about)
+        else:
+            stage = report.stages[stage_index]
+            left = remaining - stage.hits
+            colour = f"stage-{stage_index % 4 + 1}"
+            exit_x = x + min(150.0, step * 0.6)
+            out = stage.hits * scale
+            parts.append(
+                _link((x + 10, _FLOW_TOP + left * scale), (exit_x, _EXIT_TOP), out, colour)
+            )
+            parts.append(_node(x, _FLOW_TOP, max(height, 2), colour))
+            parts.append(_node(exit_x, _EXIT_TOP, max(out, 2), colour))
+            about = f"{stage.resolution} px, {text.macs(stage.macs)} MACs"
+            parts += _label(x, 40, text.short_name(stage.network), about)
+            right = "" if stage.top1 is None else f"{text.percent(stage.top1)} right"
+            answered = f"{stage.hits} answered ({text.percent(stage.hit_rate, 0)})"
+            parts += _label(exit_x + 18, _EXIT_TOP + 14, answered, right)
+            remaining, stage_index = left, stage_index + 1
+        last_x, x = x + 10, x + step
+    told = "; ".join(
+        f"{stage.network} answers {stage.hits} of {report.accuracy.n}" for stage in report.stages
+    )
+    bottom = _EXIT_TOP + max([40, *(stage.hits * scale for stage in report.stages)]) + 12
+    return _svg(WIDTH, round(bottom), "How the photos pass through the cascade", told, parts)
+
+
+def latency(report: Report) -> Markup:
+    """p50 of each part as a bar, with marks at p90 and p99."""
+    rows = latency_rows(report)
+    if not rows:
+        return Markup("")
+    longest = max(one.p99 for _, one in rows)
+    left, right, height = 170, 110, 34
+    scale = (WIDTH - left - right) / longest if longest else 0
+    parts = []
+    for index, (part, one) in enumerate(rows):
+        y = 10 + index * height
+        mark = "total" if part == "total" else "part"
+        parts += [
+            _text(left - 12, y + 16, text.short_name(part), "name", "end"),
+            _rect(left, y + 3, max(one.p50 * scale, 1.5), 18, f"bar {mark}"),
+            _rect(left, y + 10, one.p90 * scale, 4, f"whisker {mark}"),
+            _rect(left + one.p90 * scale - 1, y + 5, 2, 14, f"mark {mark}"),
+            _rect(left + one.p99 * scale - 1, y + 8, 2, 8, f"mark faint {mark}"),
+            _text(left + one.p99 * scale + 10, y + 17, text.milliseconds(one.p50), "value"),
+        ]
+    told = "; ".join(f"{part} p50 {text.milliseconds(one.p50)}" for part, one in rows)
+    return _svg(WIDTH, 16 + len(rows) * height, "Latency by part", told, parts)
+
+
+def latency_rows(report: Report) -> list[tuple[str, Latency]]:
+    """The parts in the order of a photo's way, `total` last."""
+    networks = [stage.network for stage in report.stages]
+    order = ["decode", "predict", "crop", *networks, "total"]
+    return [(part, report.latency_ms[part]) for part in order if part in report.latency_ms]
+
+
+def trade_off(report: Report) -> Markup:
+    """Top-1 over mean MACs, the threshold as the parameter; the job's own point is marked."""
+    if report.trade_off is None or report.macs.mean is None or report.accuracy.top1 is None:
+        return Markup("")
+    points = [(one.mean_macs, one.top1) for one in report.trade_off.points]
+    own = (report.macs.mean, report.accuracy.top1)
+    xs, ys = [p[0] for p in [*points, own]], [p[1] for p in [*points, own]]
+    x_low, x_high = _padded(min(xs), max(xs), 0.0)
+    y_low, y_high = _padded(min(ys), max(ys), 0.15)
+    y_low, y_high = max(0.0, y_low), min(1.0, y_high)
+    left, right, top, height = 76, 24, 18, 250
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / (x_high - x_low) * (WIDTH - left - right)
+        return left + across, top + height - (y - y_low) / (y_high - y_low) * height
+
+    parts = []
+    for index in range(5):
+        y_value = y_low + (y_high - y_low) * index / 4
+        x_value = x_low + (x_high - x_low) * index / 4
+        x, y = at(x_value, y_value)
+        parts.append(_rect(left, y, WIDTH - left - right, 1, "grid"))
+        parts.append(_text(left - 10, y + 4, text.percent(y_value), "tick", "end"))
+        parts.append(_text(x, top + height + 22, text.macs(x_value), "tick", "middle"))
+    parts.append(_text(WIDTH - right, top + height + 44, "MACs a photo", "axis", "end"))
+    parts.append(_text(left, top - 4, "top-1", "axis"))
+    path = " ".join(
+        f"{'L' if i else 'M'}{_n(x)} {_n(y)}"
+        for i, (x, y) in enumerate(at(*point) for point in points)
+    )
+    parts.append(Markup('<path class="curve" d="{}"/>').format(path))
+    for x, y in (at(*point) for point in points):
+        parts.append(_circle(x, y, 3, "dot"))
+    x, y = at(*own)
+    parts.append(_circle(x, y, 7, "own"))
+    anchor = "end" if x > WIDTH * 0.7 else "start"
+    parts.append(_text(x + (-14 if anchor == "end" else 14), y + 22, "this job", "name", anchor))
+    told = f"from {text.percent(points[0][1])} at {text.macs(points[0][0])} MACs"
+    told += f" to {text.percent(points[-1][1])} at {text.macs(points[-1][0])} MACs"
+    return _svg(WIDTH, top + height + 52, "Accuracy against computation", told, parts)
+
+
+def _padded(low: float, high: float, share: float) -> tuple[float, float]:
+    room = (high - low) * share if high > low else max(abs(high) * 0.05, 0.05)
+    return low - room, high + room
+
+
+def _svg(width: int, height: int, title: str, description: str, parts: list[Markup]) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}: {}">{}</svg>').format(
+        width, height, title, description, Markup("").join(parts)
+    )
+
+
+def _node(x: float, y: float, height: float, colour: str) -> Markup:
+    return Markup('<rect class="node {}" x="{}" y="{}" width="10" height="{}" rx="3"/>').format(
+        colour, _n(x), _n(y), _n(height)
+    )
+
+
+def _link(start: Corner, end: Corner, height: float, colour: str) -> Markup:
+    """A band of one height between two upper corners."""
+    (x1, y1), (x2, y2) = start, end
+    if height <= 0:
+        return Markup("")
+    middle = _n((x1 + x2) / 2)
+    a, b, c, d = _n(y1), _n(y2), _n(y2 + height), _n(y1 + height)
+    return Markup(
+        '<path class="link {}" d="M{} {} C{} {} {} {} {} {} L{} {} C{} {} {} {} {} {} Z"/>'
+    ).format(
+        colour,
+        _n(x1), a, middle, a, middle, b, _n(x2), b,
+        _n(x2), c, middle, c, middle, d, _n(x1), d,
+    )  # fmt: skip
+
+
+def _label(x: float, y: float, first: str, second: str) -> list[Markup]:
+    return [_text(x, y, first, "name"), _text(x, y + 20, second, "note")]
+
+
+def _text(x: float, y: float, content: str, kind: str, anchor: str = "start") -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+        kind, _n(x), _n(y), anchor, escape(content)
+    )
+
+
+def _rect(x: float, y: float, width: float, height: float, kind: str) -> Markup:
+    return Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>').format(
+        kind, _n(x), _n(y), _n(width), _n(height)
+    )
+
+
+def _circle(x: float, y: float, radius: float, kind: str) -> Markup:
+    return Markup('<circle class="{}" cx="{}" cy="{}" r="{}"/>').format(
+        kind, _n(x), _n(y), _n(radius)
+    )
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".rstrip("0").rstrip(".")

@@ -1,0 +1,68 @@
+"""report.html: one page that tells a report to people, with nothing outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from edgecompress.files import write_text
+
+from . import charts, text
+from .accuracy import match
+from .examples import Example, choose
+from .report import Material, read_manifest
+from .schema import Layer, Report
+
+TEMPLATES = Path(__file__).parent / "templates"
+SLOWEST = 12
+
+
+def page_examples(material: Material) -> list[Example]:
+    """The photos that the page shows, out of what the report was made of.
+
+    Raises:
+        InputError: the bundle has no manifest.
+    """
+    cascade = read_manifest(material.bundle).cascade
+    answers = match(material.photos, material.run.records)
+    return choose(answers, len(cascade.stages), cascade.labels)
+
+
+def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
+    """The page as HTML. Everything that comes from the report is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=text.percent, macs=text.macs, ms=text.milliseconds, mb=text.megabytes
+    )
+    stages = [[one for one in examples if one.stage == i] for i in range(len(report.stages))]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        stages=stages,
+        charts=charts,
+        text=text,
+        heaviest=heaviest_layers(report.layers or []),
+        timed=any(layer.p50_ms is not None for layer in report.layers or []),
+        short_name=text.short_name,
+        zip=zip,
+    )
+
+
+def write_page(report: Report, path: Path, examples: Sequence[Example] = ()) -> None:
+    """Write the page."""
+    write_text(path, render_page(report, examples))
+
+
+def heaviest_layers(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers that take longest; where none was timed, those of the most MACs."""
+    timed = [layer for layer in layers if layer.p50_ms is not None]
+    if timed:
+        return sorted(timed, key=lambda layer: -(layer.p50_ms or 0.0))[:SLOWEST]
+    return sorted(layers, key=lambda layer: -(layer.macs or 0))[:SLOWEST]

@@ -1,0 +1,154 @@
+"""report.json: what a job measured, put together from what its steps left."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from edgecompress.errors import InputError
+from edgecompress.files import read_json, write_text
+
+from ..runner.errors import RunnerError
+from ..runner.manifest import NAME, Manifest, manifest_from_bytes
+from ..runner.records import Record
+from ..targets import Board
+from . import sections
+from .accuracy import Labelled, agreement, match
+from .board_run import BoardRun
+from .schema import AgreementFacts, Latency, Memory, Report, RunFacts
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a report is made of.
+
+    Attributes:
+        name: the job's name.
+        board: the board's description.
+        bundle: the archive that ran.
+        photos: what was classified.
+        run: what came back from the board.
+        reference: PyTorch's records of the same photos; None where it was not run.
+        compression: compression.json's content, or None.
+        database: the tuning database that the compiler was given, or None.
+    """
+
+    name: str
+    board: Board
+    bundle: Path
+    photos: Labelled
+    run: BoardRun
+    reference: Mapping[str, Record] | None = None
+    compression: dict[str, Any] | None = None
+    database: Path | None = None
+
+
+def build_report(material: Material) -> Report:
+    """Put a report together.
+
+    Raises:
+        InputError: the bundle or the measurements are damaged.
+    """
+    manifest = read_manifest(material.bundle)
+    try:
+        return _report(material, manifest)
+    except (KeyError, TypeError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(
+            f"the measurements do not make a report: {first}", "run again: edgecompress bench"
+        ) from error
+
+
+def _report(material: Material, manifest: Manifest) -> Report:
+    measured = material.run.measurements
+    answers = match(material.photos, material.run.records)
+    reference = None if material.reference is None else match(material.photos, material.reference)
+    missing: dict[str, str] = {}
+    agreed = None
+    if material.reference is not None:
+        agreed = agreement(material.run.records, material.reference)
+    if agreed is None:
+        missing["agreement"] = "board and PyTorch have no answered photo in common"
+    elif agreed.max_logit_difference is None:
+        missing["agreement.max_logit_difference"] = "no photo was answered at the same stage"
+    if material.compression is None:
+        missing["compression"] = "the cascade folder has no compression.json"
+    identity = measured["identity"]
+    software = {key: identity[key] for key in ("python", "numpy", "pillow", "jpeg")}
+    return Report(
+        name=material.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        emulated=material.board.kind == "virtual",
+        board=sections.board_facts(material.board, measured, missing),
+        versions={**manifest.versions, **software},
+        accuracy=sections.accuracy(material.photos.name, answers, reference, missing),
+        latency_ms={
+            part: Latency(**values)
+            for part, values in measured["latency_ms"].items()
+            if values["n"] > 0
+        },
+        run=RunFacts(
+            load_ms=measured["load_ms"],
+            wall_s=measured["wall_s"],
+            **{key: measured["options"][key] for key in ("threads", "warmup", "repeat")},
+        ),
+        predictor=sections.predictor_facts(manifest.cascade, answers, missing),
+        stages=sections.stage_facts(manifest.cascade, answers, missing),
+        agreement=None if agreed is None else AgreementFacts(**asdict(agreed)),
+        macs=sections.macs(manifest.cascade, answers, missing),
+        memory=Memory(peak_rss_mib=measured["peak_rss_mib"]),
+        bundle=sections.bundle_facts(material.bundle, manifest),
+        tuning=sections.tuning(manifest, material.database, missing),
+        layers=sections.layers(manifest, measured["operators"], missing),
+        trade_off=sections.trade_off_curve(manifest.cascade, answers, reference, missing),
+        compression=material.compression,
+        origin={**manifest.cascade.origin, **manifest.origin},
+        failures=sections.failures(answers, reference),
+        not_measured=missing,
+    )
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write report.json."""
+    write_text(path, report.model_dump_json(indent=2) + "\n")
+
+
+def read_report(path: Path) -> Report:
+    """Read report.json back.
+
+    Raises:
+        InputError: it is missing, damaged or of another schema version.
+    """
+    value = read_json(path, "report")
+    try:
+        return Report.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        one = error.errors()[0]
+        where = ".".join(str(part) for part in one["loc"]) or "report"
+        raise InputError(
+            f"{path}: {where}: {one['msg']}", "make it again: edgecompress report"
+        ) from error
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """The manifest of a bundle archive.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    try:
+        with tarfile.open(bundle, "r:") as archive:
+            stream = archive.extractfile(NAME)
+            content = stream.read() if stream else b""
+        return manifest_from_bytes(content)
+    except (OSError, tarfile.TarError, KeyError) as error:
+        raise InputError(f"{bundle} is not a bundle: {error}", "edgecompress compile") from error
+    except RunnerError as error:
+        raise InputError(f"{bundle}: {error.message}", error.hint) from error

@@ -1,0 +1,262 @@
+"""The schema of report.json.
+
+What was not measured is null, and `not_measured` says why, by the field's path: a report with a
+null and no reason, or with a number that is not finite, is not valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Latency(_Part):
+    """Milliseconds over n runs of a part; percentiles interpolate linearly."""
+
+    p50: float
+    p90: float
+    p99: float
+    mean: float
+    n: Count
+
+
+class Scores(_Part):
+    """Accuracy over n answered photos; `failed` more could not be classified.
+
+    The intervals are 95 % Wilson intervals, low and high.
+    """
+
+    top1: Fraction | None
+    top1_interval: tuple[Fraction, Fraction] | None
+    top5: Fraction | None
+    top5_interval: tuple[Fraction, Fraction] | None
+    n: Count
+    failed: Count
+
+
+class Accuracy(Scores):
+    """The board's accuracy, and beside it PyTorch's on the host with the same photos."""
+
+    photos: str
+    reference: Scores | None
+
+
+class Telemetry(_Part):
+    """How the board felt at one moment: frequencies and governors are those of its cores."""
+
+    temperature_c: float | None
+    frequency_mhz: list[int] | None
+    governor: list[str] | None
+    throttled: list[str] | None
+
+
+class BoardFacts(_Part):
+    """The board: its description, and what it said of itself."""
+
+    name: str
+    title: str
+    soc: str
+    arch: str
+    mcpu: str
+    kind: Literal["host", "virtual", "ssh"]
+    model: str | None
+    kernel: str | None
+    os: str | None
+    cores: Count | None
+    memory_mib: Count | None
+    before: Telemetry
+    after: Telemetry
+
+
+class RunFacts(_Part):
+    """How the board was measured."""
+
+    threads: Count
+    warmup: Count
+    repeat: Count
+    load_ms: float
+    wall_s: float
+
+
+class PredictorFacts(_Part):
+    """The foreground predictor, and how often each of its crop sizes was taken."""
+
+    network: str
+    resolution: Count
+    macs: Count
+    params: Count
+    sizes: list[float]
+    size_shares: list[Fraction] | None
+
+
+class StageFacts(_Part):
+    """A member: what it is, how many photos it answered, and how well."""
+
+    network: str
+    resolution: Count
+    threshold: float | None
+    macs: Count
+    params: Count
+    hits: Count
+    hit_rate: Fraction | None
+    top1: Fraction | None
+
+
+class AgreementFacts(_Part):
+    """Board against PyTorch, on the n photos that both answered."""
+
+    top1: Fraction
+    max_logit_difference: float | None
+    same_stage: Fraction
+    n: Count
+
+
+class Macs(_Part):
+    """Multiply-accumulates a photo.
+
+    Attributes:
+        mean: measured, predictor included.
+        last_member: of the last member alone.
+        saved: share of `last_member` that is saved on average; negative where more is spent.
+    """
+
+    mean: float | None
+    last_member: Count
+    saved: float | None
+
+
+class Memory(_Part):
+    """The runner's memory on the board, its highest, MiB."""
+
+    peak_rss_mib: float
+
+
+class BundleFacts(_Part):
+    """The archive, and the bytes of its parts."""
+
+    file: str
+    sha256: str
+    size_bytes: Count
+    runtime_bytes: Count
+    networks_bytes: Count
+    runner_bytes: Count
+
+
+class Tuning(_Part):
+    """What tuning gave the compiler."""
+
+    records_used: Count
+    tuned_layers: Count
+    layers: Count
+    database: str | None
+
+
+class Layer(_Part):
+    """A layer of a compiled network; times in milliseconds where operators were timed."""
+
+    network: str
+    name: str
+    op: str | None
+    schedule: str | None
+    macs: Count | None
+    tuned: bool | None
+    p50_ms: float | None
+    share: Fraction | None
+
+
+class TradeOffPoint(_Part):
+    """Accuracy and cost at one threshold for all stages but the last."""
+
+    threshold: Fraction
+    top1: Fraction
+    mean_macs: float
+    hit_rates: list[Fraction]
+
+
+class TradeOff(_Part):
+    """The curve, and whose predictions it was computed from."""
+
+    source: Literal["reference", "board"]
+    points: list[TradeOffPoint]
+
+
+class Failure(_Part):
+    """A photo that could not be classified, or something else that went wrong."""
+
+    where: Literal["board", "reference"]
+    subject: str
+    kind: str
+    error: str
+
+
+class Report(_Part):
+    """The whole report.
+
+    Attributes:
+        emulated: the board's CPU was emulated: its times are not comparable with any other.
+        not_measured: path of a null (`board.before.temperature_c`) to the reason for it; a path
+            covers what is below it.
+        compression: what compression measured on the way (`compression.json`).
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    created: str
+    emulated: bool
+    board: BoardFacts
+    versions: dict[str, str]
+    accuracy: Accuracy
+    latency_ms: dict[str, Latency]
+    run: RunFacts
+    predictor: PredictorFacts | None
+    stages: list[StageFacts]
+    agreement: AgreementFacts | None
+    macs: Macs
+    memory: Memory
+    bundle: BundleFacts
+    tuning: Tuning | None
+    layers: list[Layer] | None
+    trade_off: TradeOff | None
+    compression: dict[str, Any] | None
+    origin: dict[str, str]
+    failures: list[Failure]
+    not_measured: dict[str, str]
+
+    @model_validator(mode="after")
+    def _reasoned(self) -> Report:
+        nulls = _nulls(self.model_dump(exclude={"compression", "not_measured"}))
+        paths = [*nulls, *(["compression"] if self.compression is None else [])]
+        for path in paths:
+            if not any(
+                path == known or path.startswith(f"{known}.") for known in self.not_measured
+            ):
+                raise ValueError(f"'{path}' is null, and 'not_measured' has no reason for it")
+        return self
+
+
+# A null that is a value: the last stage has no threshold.
+_PLAIN_NULLS = {"threshold"}
+
+
+def _nulls(value: Any, path: str = "") -> Iterator[str]:
+    """Paths of the nulls; items of a list share the list's own path."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            if key not in _PLAIN_NULLS:
+                yield from _nulls(one, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _nulls(one, path)
+    elif value is None:
+        yield path

@@ -1,0 +1,1 @@
+"""The verbs, thin: parse, call, print."""

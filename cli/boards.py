@@ -1,0 +1,155 @@
+"""`edgecompress boards`: what is known, what is mine, and the virtual Raspberry Pi."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from edgecompress.errors import UsageError
+
+from ..targets import Board, board_names, load_board
+from . import show
+from .verb import Json, example, verb
+
+app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
+
+VIRTUAL = "virtual-pi4"
+Name = Annotated[str, typer.Argument(help="What you call the board.")]
+Virtual = Annotated[str, typer.Argument(help=f"A virtual board; there is one: {VIRTUAL}.")]
+
+
+@app.callback(epilog=example("edgecompress boards", "edgecompress boards start virtual-pi4"))
+def _boards(context: typer.Context, as_json: Json = False) -> None:
+    """List boards, add your own, start and stop the virtual Raspberry Pi 4."""
+    if context.invoked_subcommand is None:
+        _list(as_json=as_json)
+
+
+@app.command("list", epilog=example("edgecompress boards list --json"))
+@verb
+def _list(as_json: Json = False) -> Any:
+    """List the boards that are described, and your own."""
+    from ..targets.inventory import entries
+
+    known = [load_board(name) for name in board_names()]
+    mine = entries()
+    if not as_json:
+        rows = [[b.name, b.title, b.soc, _cores(b)] for b in known if b.supported]
+        show.table("Boards", ["name", "board", "SoC", "cores"], rows)
+        rows = [[b.name, b.title, b.reason] for b in known if not b.supported]
+        show.table("Known, and not supported", ["name", "board", "because"], rows)
+        if mine:
+            rows = [[e.name, e.board, e.user, e.host, str(e.port or 22)] for e in mine]
+            show.table("Yours", ["name", "board", "user", "host", ">port"], rows)
+        else:
+            show.out.print(
+                "Add your own: edgecompress boards add NAME --board rpi4b --host ADDRESS"
+            )
+    return {"boards": [asdict(b) for b in known], "yours": [asdict(e) for e in mine]}
+
+
+def _cores(board: Board) -> str:
+    return " + ".join(f"{c.cores} {c.core} at {c.mhz} MHz" for c in board.clusters)
+
+
+@app.command(
+    "add",
+    epilog=example("edgecompress boards add kitchen --board rpi4b --host 192.168.1.20 --user pi"),
+)
+@verb
+def _add(
+    name: Name,
+    *,
+    board: Annotated[str, typer.Option(help="What it is; `edgecompress boards` lists them.")],
+    host: Annotated[str, typer.Option(help="Host name, address, or alias of ~/.ssh/config.")],
+    port: Annotated[int | None, typer.Option(help="Of its SSH server.")] = None,
+    user: Annotated[str, typer.Option(help="Whom to log in as.")] = "",
+    identity: Annotated[str, typer.Option(help="Private key; absent: those that ssh takes.")] = "",
+    trust: Annotated[
+        str,
+        typer.Option(help="The host key's fingerprint, SHA256:...; absent: known_hosts decides."),
+    ] = "",
+    workdir: Annotated[str, typer.Option(help="The folder on it that is ours.")] = "edgecompress",
+    python: Annotated[str, typer.Option(help="Its Python, such as 3.13, if not the usual.")] = "",
+    as_json: Json = False,
+) -> Any:
+    """Write a board of yours into the inventory. Nothing is sent to it."""
+    from ..targets.inventory import BoardEntry, add, inventory_path
+
+    entry = BoardEntry(name, board, host, port, user, identity, trust, workdir, python)
+    add(entry)
+    if not as_json:
+        show.out.print(f"{name} is in {inventory_path()}; check it: edgecompress doctor -b {name}")
+    return asdict(entry)
+
+
+@app.command("remove", epilog=example("edgecompress boards remove kitchen"))
+@verb
+def _remove(name: Name, as_json: Json = False) -> Any:
+    """Take a board of yours out of the inventory."""
+    from ..targets.inventory import remove
+
+    remove(name)
+    if not as_json:
+        show.out.print(f"{name} is removed")
+    return {"removed": name}
+
+
+@app.command("start", epilog=example("edgecompress boards start virtual-pi4"))
+@verb
+def _start(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
+    """Start the virtual board; builds it first where that was not done yet."""
+    from ..rpc import virtual
+
+    _require_virtual(name)
+    virtual.start()
+    return _state(as_json)
+
+
+@app.command("stop", epilog=example("edgecompress boards stop virtual-pi4"))
+@verb
+def _stop(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
+    """End the virtual board and everything that runs on it; its disk is kept."""
+    from ..rpc import virtual
+
+    _require_virtual(name)
+    virtual.stop()
+    return _state(as_json)
+
+
+@app.command("status", epilog=example("edgecompress boards status virtual-pi4"))
+@verb
+def _status(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
+    """Say whether the virtual board runs, and where it is reached."""
+    _require_virtual(name)
+    return _state(as_json)
+
+
+@app.command("reset", epilog=example("edgecompress boards reset virtual-pi4"))
+@verb
+def _reset(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
+    """End the virtual board and give it a fresh disk and fresh keys at its next start."""
+    from ..rpc import virtual
+
+    _require_virtual(name)
+    virtual.reset()
+    return _state(as_json)
+
+
+def _require_virtual(name: str) -> None:
+    if name != VIRTUAL:
+        raise UsageError(
+            f"'{name}' is not a virtual board", f"try: edgecompress boards status {VIRTUAL}"
+        )
+
+
+def _state(as_json: bool) -> Any:
+    from ..rpc import virtual
+
+    state = virtual.status()
+    if not as_json:
+        where = f"runs ({state.mode}), SSH on 127.0.0.1 port {state.port}"
+        show.out.print(f"{VIRTUAL} {where if state.running else 'does not run'}")
+    return {"name": VIRTUAL, **asdict(state)}

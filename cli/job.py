@@ -1,0 +1,141 @@
+"""Job files: one TOML describes a whole job, checked before anything runs."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgecompress.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from ..compress.plan import CompressConfig, PretrainedConfig
+
+T = TypeVar("T")
+_Strict = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataTable(BaseModel):
+    """Where photos come from: a known source's name, or a folder.
+
+    Attributes:
+        photos: what accuracy and latency are measured on.
+        train: what networks are trained on; only for jobs with a `[compress]` table.
+    """
+
+    model_config = _Strict
+    photos: str
+    train: str | None = None
+
+
+class TuneTable(BaseModel):
+    """How long kernels are tuned before the compile step; all zero is not at all."""
+
+    model_config = _Strict
+    seconds: Annotated[float, Field(ge=0)] = 0
+    trials: Annotated[int, Field(ge=0)] = 0
+
+
+class BenchTable(BaseModel):
+    """What is measured on the board.
+
+    Attributes:
+        limit: the most photos, taken evenly from the whole set; None is all.
+        emulated_limit: the same where the board's CPU is emulated, which is slow.
+        threads: CPU threads of the compiled networks; None is the board's cores.
+        warmup: classifications before the clock counts.
+        repeat: classifications of each photo; the first one's answer counts, all times do.
+        profile: time every operator too.
+    """
+
+    model_config = _Strict
+    limit: Annotated[int, Field(gt=0)] | None = None
+    emulated_limit: Annotated[int, Field(gt=0)] | None = None
+    threads: Annotated[int, Field(gt=0, le=64)] | None = None
+    warmup: Annotated[int, Field(ge=0)] = 3
+    repeat: Annotated[int, Field(gt=0)] = 1
+    profile: bool = False
+
+
+class Job(BaseModel):
+    """A whole job: photos and a classifier in, a report out.
+
+    Attributes:
+        name: what the output folder is called unless told otherwise.
+        board: a board's name (`edgecompress boards` lists them).
+        fallback: the board to use instead where `board` is virtual and cannot run here.
+        pretrained: a cascade of ready networks, or
+        compress: a cascade to be trained and shrunk; exactly one of the two.
+    """
+
+    model_config = _Strict
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    board: str
+    fallback: str | None = None
+    data: DataTable
+    pretrained: dict[str, Any] | None = None
+    compress: dict[str, Any] | None = None
+    tune: TuneTable = TuneTable()
+    bench: BenchTable = BenchTable()
+
+    @model_validator(mode="after")
+    def _one_classifier(self) -> Job:
+        if (self.pretrained is None) == (self.compress is None):
+            raise ValueError("needs exactly one of the tables [pretrained] and [compress]")
+        if self.compress is not None and self.data.train is None:
+            raise ValueError("[compress] needs `train` in [data]")
+        return self
+
+
+def load_job(path: Path) -> Job:
+    """Read a job file.
+
+    Raises:
+        InputError: it cannot be read.
+        UsageError: it is not TOML, or a field is unknown, missing or out of range.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(
+            f"cannot read job {path}: {error.strerror}", "examples/demo.toml is one that works"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"job {path} is not UTF-8 text") from error
+    try:
+        return Job.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"job {path} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise UsageError(f"job {path}: {_first(error)}", "docs/jobs.md lists every field") from None
+
+
+def compress_config(job: Job) -> CompressConfig:
+    """The job's `[compress]` table, checked."""
+    from ..compress.plan import CompressConfig
+
+    return _table(CompressConfig, "compress", job.compress or {})
+
+
+def pretrained_config(job: Job) -> PretrainedConfig:
+    """The job's `[pretrained]` table, checked."""
+    from ..compress.plan import PretrainedConfig
+
+    return _table(PretrainedConfig, "pretrained", job.pretrained or {})
+
+
+def _table(kind: type[T], name: str, fields: dict[str, Any]) -> T:
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise UsageError(f"[{name}]: {_first(error)}", "docs/jobs.md lists every field") from None
+    except TypeError as error:
+        raise UsageError(f"[{name}]: {error}", "docs/jobs.md lists every field") from None
+
+
+def _first(error: ValidationError) -> str:
+    one = error.errors()[0]
+    where = ".".join(str(part) for part in one["loc"])
+    return f"{where}: {one['msg']}" if where else one["msg"].removeprefix("Value error, ")

@@ -1,0 +1,99 @@
+"""The verbs over a job file: `run`, and each step alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import steps, summary
+from .job import Job, load_job
+from .state import open_workspace
+from .steps import Run
+from .verb import BoardName, Data, Json, example, verb
+
+# verb -> (last step, what the help says, what is printed at the end)
+VERBS = {
+    "run": ("report", "Do every step of a job that is not yet done, and report.", summary.report),
+    "compress": ("reference", "Write the cascade: train and shrink, or export.", summary.compress),
+    "tune": ("tune", "Measure kernels on the board; the next compile uses them.", summary.tune),
+    "compile": ("compile", "Cross-compile the cascade and build the bundle.", summary.compile_),
+    "deploy": ("deploy", "Put the bundle on the board and have it checked there.", summary.deploy),
+    "bench": ("bench", "Classify the job's photos on the board.", summary.bench),
+    "report": ("report", "Write report.json and report.html.", summary.report),
+}
+
+JobFile = Annotated[Path, typer.Argument(help="A job file, such as examples/demo.toml.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="The job's folder; by default out/<name>.")
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Train for minutes instead of hours ([compress] jobs).")
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="At most so many photos, evenly spread.")
+]
+Budget = Annotated[
+    str | None, typer.Option("--budget", help="How long to tune: 90s, 10m, 2h; overrides the job.")
+]
+Trials = Annotated[
+    int | None, typer.Option("--trials", min=1, help="At most so many measurements when tuning.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for name, (last, text, tell) in VERBS.items():
+        app.command(
+            name,
+            help=text,
+            epilog=example(f"edgecompress {name} examples/demo.toml --out out/demo"),
+        )(_command(last, tell))
+
+
+def _command(last: str, tell: summary.Tell) -> Any:
+    @verb
+    def command(
+        job: JobFile,
+        *,
+        out: Out = None,
+        board: BoardName = None,
+        data: Data = None,
+        limit: Limit = None,
+        quick: Quick = False,
+        budget: Budget = None,
+        trials: Trials = None,
+        as_json: Json = False,
+    ) -> Any:
+        wanted = _overridden(load_job(job), limit, budget, trials)
+        default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
+        with open_workspace(out or default) as space:
+            run = Run(wanted, space, board or wanted.board, data, quick)
+            run = steps.run_until(run, last)
+            return tell(run, as_json)
+
+    return command
+
+
+def _overridden(job: Job, limit: int | None, budget: str | None, trials: int | None) -> Job:
+    """The job with what the command line says instead."""
+    bench, tune = job.bench, job.tune
+    if limit is not None:
+        bench = bench.model_copy(update={"limit": limit, "emulated_limit": limit})
+    if budget is not None or trials is not None:
+        seconds = 0 if budget is None else _seconds(budget)
+        tune = tune.model_copy(update={"seconds": seconds, "trials": trials or 0})
+    return job.model_copy(update={"bench": bench, "tune": tune})
+
+
+def _seconds(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        value = float(number) * units[unit]
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"'{text}' is not a time such as 90s, 10m or 2h")
+    return value

@@ -1,0 +1,347 @@
+"""A job's steps, in order. Each does its work once for the same inputs and is kept afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecompress import events
+from edgecompress.errors import BoardError, unknown_name
+from edgecompress.files import building, read_json, sha256_file, sha256_json, write_json
+
+from ..rpc import connect
+from ..targets import Board, board_names, load_board, require_supported
+from ..targets.inventory import entries
+from .job import Job, compress_config, pretrained_config
+from .state import Workspace
+
+if TYPE_CHECKING:
+    from ..compress.photos import PhotoSet
+    from ..rpc import Session
+
+
+# The longest that one RPC server on a board lives; tuning opens another one then.
+SERVER_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job on one board, in one folder.
+
+    Attributes:
+        board_name: as the user calls the board: an inventory entry or a described board.
+        data: the folder of photo sets, or None for the environment's.
+        quick: whether a `[compress]` job trains for minutes instead of hours.
+    """
+
+    job: Job
+    space: Workspace
+    board_name: str
+    data: Path | None = None
+    quick: bool = False
+
+    @cached_property
+    def board(self) -> Board:
+        """What the board is."""
+        return require_supported(find_board(self.board_name))
+
+    @cached_property
+    def photos(self) -> PhotoSet:
+        """The photos that are measured, after the job's limits."""
+        from ..compress.photos import find_photos
+
+        bench = self.job.bench
+        emulated = self.board.kind == "virtual"
+        limits = [bench.limit, bench.emulated_limit if emulated else None]
+        least = min((limit for limit in limits if limit is not None), default=None)
+        return find_photos(self.job.data.photos, self.data).limit(least)
+
+    @property
+    def cascade(self) -> Path:
+        """The cascade folder."""
+        return self.space.path("cascade")
+
+    @property
+    def reference(self) -> Path:
+        """What PyTorch said of the photos."""
+        return self.space.path("reference", "predictions.jsonl")
+
+    @property
+    def database(self) -> Path:
+        """The tuning records."""
+        return self.space.path("tuning.jsonl")
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle file."""
+        return self.space.path("bundle.tar")
+
+    @property
+    def report(self) -> Path:
+        """The report for machines."""
+        return self.space.path("report.json")
+
+    @property
+    def page(self) -> Path:
+        """The report for people."""
+        return self.space.path("report.html")
+
+    def networks(self) -> list[Path]:
+        """The cascade's ONNX files."""
+        return sorted(self.cascade.glob("*.onnx"))
+
+
+def find_board(name: str) -> Board:
+    """What a board is that is called so: a described one, or one of the user's own.
+
+    Raises:
+        BoardError: there is none; the hint offers the near names.
+    """
+    if name in board_names():
+        return load_board(name)
+    mine = {entry.name: entry for entry in entries()}
+    if name not in mine:
+        known = sorted({*mine, *board_names()})
+        raise unknown_name("board", name, known, BoardError, "edgecompress boards list")
+    board = load_board(mine[name].board)
+    return replace(board, python=mine[name].python) if mine[name].python else board
+
+
+def usable_board(job: Job, board_name: str) -> str:
+    """`board_name`, or the job's fallback where a virtual board cannot run here.
+
+    Raises:
+        BoardError: it cannot, and the job names no fallback.
+    """
+    board = require_supported(find_board(board_name))
+    if board.kind != "virtual" or job.fallback in (None, board_name):
+        return board_name
+    try:
+        connect(board_name).close()
+    except BoardError as error:
+        fallback = str(job.fallback)
+        events.warn(f"{error.message}; using the board '{fallback}' instead. {error.hint}".strip())
+        return fallback
+    return board_name
+
+
+def compress(run: Run) -> None:
+    """Write the cascade folder: from packaged weights, or by training on the user's photos."""
+    if run.job.pretrained is not None:
+        config = pretrained_config(run.job)
+        inputs = {"pretrained": config.model_dump(mode="json")}
+
+        def work() -> None:
+            from ..compress.plan import pretrained_cascade
+
+            pretrained_cascade(config, run.cascade, run.job.name)
+    else:
+        from ..compress.photos import find_photos
+
+        table = compress_config(run.job)
+        train = find_photos(run.job.data.train or "", run.data)
+        validation = find_photos(run.job.data.photos, run.data)
+        inputs = {
+            "compress": table.model_dump(mode="json"),
+            "train": _files(train),
+            "photos": _files(validation),
+            "quick": run.quick,
+        }
+
+        def work() -> None:
+            from ..compress.plan import compress_photos
+
+            training = run.space.path("training")
+            compress_photos(table, train, validation, training, run.cascade, run.quick)
+
+    run.space.step("compress", inputs, [run.cascade], work)
+
+
+def reference(run: Run) -> None:
+    """Classify the measured photos with PyTorch on this machine."""
+
+    def work() -> None:
+        from ..compress.evaluate import evaluate
+
+        # Members that an answer did not need run too: the report's trade-off curve needs them.
+        evaluate(run.cascade, run.photos, every_stage=True).write(run.reference)
+
+    inputs = {"cascade": _folder(run.cascade), "photos": _files(run.photos)}
+    run.space.step("reference", inputs, [run.reference], work)
+
+
+def tune(run: Run) -> None:
+    """Measure kernels on the board, within the job's budget; nothing without one."""
+    budget = run.job.tune
+    if not (budget.seconds or budget.trials):
+        return
+
+    def work() -> None:
+        from ..compile.tune import tune_networks
+        from ..compress.evaluate import read_cascade
+
+        with connect(run.board_name) as session:
+            result = tune_networks(
+                run.networks(),
+                run.board,
+                read_cascade(run.cascade).preprocess,
+                lambda: endpoint(session),
+                database=run.database,
+                trials=budget.trials or None,
+                seconds=budget.seconds or None,
+            )
+        write_json(run.space.path("tuning.json"), result.to_json())
+
+    inputs = {
+        "budget": budget.model_dump(),
+        "networks": _onnx(run),
+        "board": run.board.tvm_target(),
+        "name": run.board_name,
+    }
+    run.space.step("tune", inputs, [run.database], work)
+
+
+@contextmanager
+def endpoint(session: Session) -> Iterator[Any]:
+    """An RPC server on the session's board, reachable from here."""
+    from ..rpc.server import rpc_server
+
+    with rpc_server(session, deadline=SERVER_S) as reached:
+        yield reached
+
+
+def compile_(run: Run) -> None:
+    """Compile every network for the board and put the bundle together."""
+    compiled = run.space.path("compiled")
+
+    def work() -> None:
+        from ..compile.bundle import build_bundle
+        from ..compile.network import compile_network
+        from ..compress.evaluate import read_cascade
+
+        preprocess = read_cascade(run.cascade).preprocess
+        database = run.database if run.database.exists() else None
+        with building(compiled) as folder:
+            results = {
+                onnx.stem: compile_network(
+                    onnx, run.board, preprocess, folder / f"{onnx.stem}.so", database=database
+                )
+                for onnx in events.track(run.networks(), f"compiling for {run.board.name}")
+            }
+            build_bundle(run.cascade, results, run.board, run.bundle)
+            write_json(folder / "networks.json", {k: v.info for k, v in results.items()})
+
+    inputs = {
+        "cascade": _folder(run.cascade),
+        "board": run.board.tvm_target(),
+        "python": run.board.python,
+        "database": sha256_file(run.database) if run.database.exists() else None,
+    }
+    run.space.step("compile", inputs, [compiled, run.bundle], work)
+
+
+def deploy(run: Run) -> None:
+    """Put the bundle on the board and have the board's own runner check it."""
+    from ..bench.deploy import deploy as send
+
+    with connect(run.board_name) as session:
+        send(session, run.bundle)
+
+
+def bench(run: Run) -> None:
+    """Classify the photos on the board, by the board's own runner."""
+    out = run.space.path("board")
+
+    def work() -> None:
+        from ..bench.board_run import run_on_board
+
+        with connect(run.board_name) as session:
+            run_on_board(session, run.bundle, run.photos, out, run.job.bench)
+
+    inputs = {
+        "bundle": sha256_file(run.bundle),
+        "photos": _files(run.photos),
+        "bench": run.job.bench.model_dump(),
+        "board": run.board_name,
+    }
+    run.space.step("bench", inputs, [out / "measurements.json"], work)
+
+
+def report(run: Run) -> None:
+    """Write report.json and report.html from what the other steps left."""
+    from ..bench.board_run import read_board_run
+    from ..bench.page import page_examples, write_page
+    from ..bench.report import Material, build_report, write_report
+    from ..runner.records import read_records
+
+    material = Material(
+        name=run.job.name,
+        board=run.board,
+        bundle=run.bundle,
+        photos=run.photos,
+        run=read_board_run(run.space.path("board")),
+        reference=read_records(run.reference),
+        compression=read_json(run.cascade / "compression.json", "compression record"),
+        database=run.database if run.database.exists() else None,
+    )
+    built = build_report(material)
+    write_report(built, run.report)
+    write_page(built, run.page, page_examples(material))
+
+
+Step = Callable[[Run], None]
+STEPS: dict[str, Step] = {
+    "compress": compress,
+    "reference": reference,
+    "tune": tune,
+    "compile": compile_,
+    "deploy": deploy,
+    "bench": bench,
+    "report": report,
+}
+
+
+def run_until(run: Run, last: str) -> Run:
+    """Do every step up to `last` that is not yet done; returns the job on the board it ran on."""
+    if "bench" in _upto(last):
+        run = replace(run, board_name=usable_board(run.job, run.board_name))
+    for name in _upto(last):
+        # A bench deploys what it needs by itself.
+        if name != "deploy" or last == "deploy":
+            STEPS[name](run)
+    return run
+
+
+def _upto(last: str) -> list[str]:
+    names = list(STEPS)
+    return names[: names.index(last) + 1]
+
+
+def _files(photos: PhotoSet) -> str:
+    """A fingerprint of a photo set that needs no file to be read: names, sizes, targets."""
+    sizes = [path.stat().st_size if path.exists() else None for path in photos.paths]
+    names = [path.name for path in photos.paths]
+    return sha256_json([photos.name, names, sizes, photos.targets])
+
+
+def _folder(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def _onnx(run: Run) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in run.networks()}
+
+
+def read_networks(run: Run) -> dict[str, Any]:
+    """What the compiler said of each network."""
+    return read_json(run.space.path("compiled", "networks.json"), "compiled networks")
+
+
+def read_tuning(run: Run) -> Any:
+    """What the tune step left, or None."""
+    path = run.space.path("tuning.json")
+    return read_json(path, "tuning result") if path.exists() else None

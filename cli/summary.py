@@ -1,0 +1,187 @@
+"""What each verb prints at its end, and its `--json` document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgecompress.files import read_json, sha256_file
+
+from . import show
+from .steps import Run, read_networks, read_tuning
+
+if TYPE_CHECKING:
+    from ..bench.schema import Report, Scores
+
+Tell = Callable[[Run, bool], Any]
+
+
+def compress(run: Run, as_json: bool) -> Any:
+    """The members, and what the cascade does on the measured photos in PyTorch."""
+    from ..compress.evaluate import read_cascade, read_predictions
+
+    cascade = read_cascade(run.cascade)
+    predictions = read_predictions(run.reference, cascade, run.photos)
+    document = {
+        "cascade": str(run.cascade),
+        "stages": cascade.to_json()["stages"],
+        "predictor": cascade.to_json()["predictor"],
+        "reference": {
+            "photos": run.photos.name,
+            "n": predictions.n,
+            "top1": predictions.top1,
+            "hit_rates": predictions.hit_rates,
+            "mean_macs": predictions.mean_macs,
+        },
+    }
+    if not as_json:
+        rows = [
+            [
+                stage.network,
+                f"{stage.resolution}",
+                f"{stage.macs / 1e6:.1f}",
+                f"{stage.params / 1e6:.2f}",
+                "always" if stage.threshold is None else f"{stage.threshold:.3f}",
+                f"{rate:.1%}",
+            ]
+            for stage, rate in zip(cascade.stages, predictions.hit_rates, strict=True)
+        ]
+        title = f"{cascade.name} in PyTorch on {run.photos.name}"
+        columns = ["member", ">pixels", ">M MACs", ">M parameters", ">answers from", ">photos"]
+        show.table(title, columns, rows)
+        if cascade.predictor:
+            share = f"{cascade.predictor.macs / 1e6:.1f} M MACs"
+            show.out.print(f"foreground predictor: {cascade.predictor.resolution} px, {share}")
+        show.out.print(
+            f"top-1 {predictions.top1:.1%} of {predictions.n} photos, "
+            f"{predictions.mean_macs / 1e6:.1f} M MACs on average; cascade in {run.cascade}"
+        )
+    return document
+
+
+def tune(run: Run, as_json: bool) -> Any:
+    """What tuning found, kernel by kernel."""
+    result = read_tuning(run)
+    if not as_json and result is None:
+        show.out.print("no budget to tune with: give --budget 10m, --trials N, or a [tune] table")
+    elif not as_json:
+        rows = [
+            [task["name"], str(task["weight"]), _ms(task["before_ms"]), _ms(task["after_ms"])]
+            for task in result["tasks"]
+            if task["measured"]
+        ]
+        emulated = " (emulated: times prove the path, not the speed)"
+        title = f"Kernels on {result['board']}" + emulated * (result["measured"] == "emulated")
+        show.table(title, ["kernel", ">times", ">untuned ms", ">best ms"], rows)
+        show.out.print(
+            f"{result['records']} records in {run.database} after {result['seconds']:.0f} s; "
+            "the next compile uses them"
+        )
+    return {"database": str(run.database), "result": result}
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def compile_(run: Run, as_json: bool) -> Any:
+    """The compiled networks and the bundle."""
+    networks = read_networks(run)
+    document = {
+        "board": run.board.name,
+        "bundle": str(run.bundle),
+        "size_bytes": run.bundle.stat().st_size,
+        "sha256": sha256_file(run.bundle),
+        "networks": networks,
+    }
+    if not as_json:
+        rows = [
+            [
+                name,
+                f"{info['macs'] / 1e6:.1f}",
+                str(len(info["layers"])),
+                str(info["tuned_layers"]),
+                f"{info['seconds']:.1f}",
+            ]
+            for name, info in networks.items()
+        ]
+        columns = ["network", ">M MACs", ">kernels called", ">tuned", ">seconds to compile"]
+        show.table(f"Compiled for {run.board.title}", columns, rows)
+        show.out.print(f"bundle {run.bundle}: {document['size_bytes'] / 1e6:.1f} MB")
+    return document
+
+
+def deploy(run: Run, as_json: bool) -> Any:
+    """Where the bundle is."""
+    if not as_json:
+        show.out.print(f"{run.bundle} is on '{run.board_name}', checked there")
+    return {"board": run.board_name, "bundle": str(run.bundle)}
+
+
+def bench(run: Run, as_json: bool) -> Any:
+    """What the board measured."""
+    measurements = read_json(run.space.path("board", "measurements.json"), "measurements")
+    if not as_json:
+        show.out.print(f"measured on '{run.board_name}'; edgecompress report shows it")
+    return measurements
+
+
+def report(run: Run, as_json: bool) -> Any:
+    """The report's summary and where it lies."""
+    from ..bench.report import read_report
+
+    told = read_report(run.report)
+    if not as_json:
+        columns = ["what", ">measured", "beside it"]
+        show.table(f"{told.name} on {told.board.title}", columns, _headlines(told))
+        show.table("Time by part" + _EMULATED * told.emulated, _PARTS, _times(told))
+        show.out.print(f"report: {run.report}\n        {run.page}")
+    return {"report": str(run.report), "page": str(run.page), **told.model_dump(mode="json")}
+
+
+_EMULATED = " (emulated CPU: not comparable with any other)"
+_PARTS = ["part", ">p50 ms", ">p90 ms", ">p99 ms", ">n", ">answered", ">top-1 of these"]
+
+
+def _headlines(told: Report) -> list[list[str]]:
+    accuracy, reference = told.accuracy, told.accuracy.reference
+    rows = [
+        ["top-1", _interval(accuracy), f"PyTorch {_interval(reference)}" if reference else ""],
+        ["photos", str(accuracy.n), f"{accuracy.failed} could not be read"],
+    ]
+    if told.agreement:
+        worst = told.agreement.max_logit_difference
+        beside = "" if worst is None else f"largest logit difference {worst:.2g}"
+        rows.append(["same top-1 as PyTorch", f"{told.agreement.top1:.1%}", beside])
+    if told.macs.mean is not None and told.macs.saved is not None:
+        beside = f"{told.macs.saved:.1%} less than the last member alone"
+        rows.append(["M MACs a photo", f"{told.macs.mean / 1e6:.1f}", beside])
+    if told.tuning:
+        beside = f"of {told.tuning.layers}, from {told.tuning.records_used} records"
+        rows.append(["tuned layers", str(told.tuning.tuned_layers), beside])
+    rows.append(["peak memory", f"{told.memory.peak_rss_mib:.0f} MiB", "of the runner"])
+    size, runtime = told.bundle.size_bytes, told.bundle.runtime_bytes
+    rows.append(["bundle", f"{size / 1e6:.1f} MB", f"{runtime / 1e6:.1f} MB of it runtime"])
+    return rows
+
+
+def _interval(scores: Scores) -> str:
+    if scores.top1 is None or scores.top1_interval is None:
+        return "not measured"
+    low, high = scores.top1_interval
+    return f"{scores.top1:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _times(told: Report) -> list[list[str]]:
+    stages = {stage.network: stage for stage in told.stages}
+    rows = []
+    for part, latency in told.latency_ms.items():
+        times = [f"{value:.2f}" for value in (latency.p50, latency.p90, latency.p99)]
+        stage = stages.get(part)
+        rate = _share(stage.hit_rate) if stage else ""
+        rows.append([part, *times, str(latency.n), rate, _share(stage.top1) if stage else ""])
+    return rows
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

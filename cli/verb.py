@@ -1,0 +1,70 @@
+"""What every verb has in common: options, errors with an exit code, progress."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgecompress.errors import BoardError, CompileError, EdgeCompressError, InputError
+
+from ..runner.errors import RunnerError
+from . import show
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        envvar="EDGECOMPRESS_DATA",
+        help="The folder that holds imagenette160/ and imagenet-val/ (docs/data.md).",
+    ),
+]
+BoardName = Annotated[
+    str | None, typer.Option("--board", "-b", help="A board; `edgecompress boards` lists them.")
+]
+
+INTERRUPTED = 130
+_RUNNER_ERRORS = {"bundle": InputError, "input": InputError, "model": CompileError}
+
+
+def verb(work: Callable[..., Any]) -> Callable[..., None]:
+    """Turn a function that returns a JSON-able document into a command.
+
+    The function prints its own tables unless its argument `as_json` is true; then what it returns
+    is printed, unless it is None. An error of ours becomes two lines and its exit code, never a
+    traceback.
+    """
+
+    @functools.wraps(work)
+    def command(*args: Any, **kwargs: Any) -> None:
+        as_json = bool(kwargs.get("as_json"))
+        try:
+            with show.progress():
+                document = work(*args, **kwargs)
+        except RunnerError as error:
+            kind = _RUNNER_ERRORS.get(error.kind, BoardError)
+            _end(kind(error.message, error.hint), as_json)
+        except EdgeCompressError as error:
+            _end(error, as_json)
+        except KeyboardInterrupt:
+            show.err.print("\nstopped; the same command goes on from here")
+            raise typer.Exit(INTERRUPTED) from None
+        else:
+            if as_json and document is not None:
+                show.document(document)
+
+    return command
+
+
+def _end(error: EdgeCompressError, as_json: bool) -> None:
+    show.failure(error, as_json)
+    raise typer.Exit(error.exit_code) from None
+
+
+def example(*lines: str) -> str:
+    """The example at the end of a verb's help."""
+    return "[bold]Example:[/]\n\n" + "\n\n".join(f"  [cyan]{line}[/]" for line in lines)

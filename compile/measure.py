@@ -1,0 +1,221 @@
+"""Measuring candidates on a board over TVM RPC, with deadlines that hold.
+
+The RPC client runs in a worker process (`worker.py`): MetaSchedule's `RPCRunner` waits for ever on
+a server that accepts and never answers. A TVM RPC server stops serving after a session that died,
+so after every loss the endpoint is opened anew before anything else is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgecompress import events
+from edgecompress.errors import BoardError
+
+from .search import last_line
+from .worker import Worker, WorkerLostError
+
+_LOSSES_IN_A_ROW = 3
+_OPENING_TRIES = 2
+_CONNECT_S = 60  # the worker imports TVM first
+
+
+class Endpoint(Protocol):
+    """A TVM RPC server that this machine can reach."""
+
+    @property
+    def host(self) -> str:
+        """Address, as this machine sees it."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """The server's key; empty where it has none."""
+        ...
+
+
+OpenEndpoint = Callable[[], AbstractContextManager[Endpoint]]
+Argument = tuple[tuple[int, ...], str]  # shape, dtype
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How one candidate is timed.
+
+    Attributes:
+        repeat: how many numbers are taken.
+        min_repeat_ms: the kernel runs over and over for at least this long for each number.
+        cooldown_s: pause after each candidate, for a board that throttles.
+        deadline_s: for one candidate, upload included.
+    """
+
+    repeat: int = 3
+    min_repeat_ms: int = 100
+    cooldown_s: float = 0.0
+    deadline_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What measuring a candidate gave.
+
+    Attributes:
+        seconds: of one execution, one number a repeat; empty where it failed.
+        failure: one line; empty where it worked.
+        lost: the server was lost with it, twice: its fault, or the board's.
+    """
+
+    seconds: tuple[float, ...]
+    failure: str = ""
+    lost: bool = False
+
+
+class Meter:
+    """One board's RPC server and the process that talks to it. A context manager.
+
+    Args:
+        open_endpoint: starts an RPC server and ends it; called again after each loss.
+        timing: how candidates are timed.
+    """
+
+    def __init__(self, open_endpoint: OpenEndpoint, timing: Timing) -> None:
+        self._open_endpoint = open_endpoint
+        self._timing = timing
+        self._worker = Worker()
+        self._stack = ExitStack()
+        self._ready = False
+        self._losses = 0
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session, the process and the server."""
+        self._worker.kill()
+        self._ready = False
+        self._stack.close()
+
+    def measure(self, library: Path, arguments: Sequence[Argument]) -> Outcome:
+        """Time the function `main` of a library.
+
+        A candidate with which the server is lost gets a second try on a new server.
+
+        Raises:
+            BoardError: the server cannot be opened, or is lost with one candidate after the other.
+        """
+        outcome = self._try(library, arguments)
+        if outcome.lost:
+            outcome = self._try(library, arguments)
+        self._losses = self._losses + 1 if outcome.lost else 0
+        if self._losses >= _LOSSES_IN_A_ROW:
+            raise BoardError(
+                f"the RPC server was lost with {_LOSSES_IN_A_ROW} candidates in a row: "
+                f"{outcome.failure}",
+                "`edgecompress doctor` checks the board's processor against the target",
+            )
+        time.sleep(self._timing.cooldown_s)
+        return outcome
+
+    def _try(self, library: Path, arguments: Sequence[Argument]) -> Outcome:
+        if not self._ready:
+            self._open()
+        timing = self._timing
+        try:
+            answer = self._worker.call(
+                time_library, timing.deadline_s, str(library), tuple(arguments), timing
+            )
+        except WorkerLostError as error:
+            self.close()
+            return Outcome((), f"run: {error}", lost=True)
+        if answer.lost:
+            self.close()
+        return answer
+
+    def _open(self) -> None:
+        """Start a server and connect to it."""
+        for tries_left in reversed(range(_OPENING_TRIES)):
+            endpoint = self._stack.enter_context(self._open_endpoint())
+            address = (endpoint.host, endpoint.port, endpoint.key)
+            try:
+                self._worker.call(connect, _CONNECT_S, address)
+            except Exception as error:
+                self.close()
+                if not tries_left:
+                    raise BoardError(
+                        f"the RPC server at {endpoint.host}:{endpoint.port} does not answer: "
+                        f"{last_line(error)}",
+                        "`edgecompress doctor` checks the board",
+                    ) from error
+                events.warn("the board's RPC server does not answer: starting it again")
+            else:
+                self._ready = True
+                return
+
+
+# Below: what runs in the worker. It holds one session, and in it the arguments of one kernel.
+
+Address = tuple[str, int, str]
+_session: Any = None
+_arguments: tuple[tuple[Argument, ...], list[Any]] = ((), [])
+
+
+def connect(address: Address) -> None:
+    """Open the worker's only session. Runs in a worker."""
+    global _session  # noqa: PLW0603 (one session a process)
+    from tvm import rpc
+
+    _session = rpc.connect(*address)
+
+
+def time_library(library: str, arguments: tuple[Argument, ...], timing: Timing) -> Outcome:
+    """Upload a library, run its `main` on random arguments, and time it. Runs in a worker."""
+    name = Path(library).name
+    try:
+        _session.upload(library, name)
+        module = _session.load_module(name)
+        device = _session.cpu(0)
+        evaluator = module.time_evaluator(
+            "main", device, number=1, repeat=timing.repeat, min_repeat_ms=timing.min_repeat_ms
+        )
+        seconds = evaluator(*_on_board(arguments, device)).results
+        _session.remove(name)
+    except Exception as error:  # TVM's own error classes have no common base of their own
+        return Outcome((), f"run: {last_line(error)}", lost=not _alive())
+    return Outcome(tuple(float(second) for second in seconds))
+
+
+def _on_board(arguments: tuple[Argument, ...], device: Any) -> list[Any]:
+    """Tensors of random values on the board; those of the last kernel are kept."""
+    global _arguments  # noqa: PLW0603 (they live as long as the session)
+    import numpy as np
+    import tvm
+
+    if _arguments[0] != arguments:
+        _arguments = ((), [])  # free them before their successors are made
+        generator = np.random.default_rng(0)
+        # Away from zero: a kernel must not be timed on denormal numbers.
+        values = [generator.uniform(1, 9, shape).astype(dtype) for shape, dtype in arguments]
+        _arguments = (arguments, [tvm.runtime.tensor(value, device) for value in values])
+    return _arguments[1]
+
+
+def _alive() -> bool:
+    """Whether the server still answers after an error."""
+    try:
+        _session.get_function("tvm.rpc.server.workpath")
+    except Exception:
+        return False
+    return True

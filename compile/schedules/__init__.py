@@ -1,0 +1,44 @@
+"""Schedules of the kernels: how each operator is tiled, vectorised, unrolled and shared by cores.
+
+A schedule is a function over `tvm.s_tir.Schedule`. Its free choices are
+`sch.sample_categorical(candidates, probs, decision=<analytic default>)`: run as it is, it gives
+the untuned kernel; the tuner runs it with other decisions (docs/kernels.md says how to add one).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..machine import Machine
+from .common import Schedule
+from .conv2d import Conv2d
+from .pointwise import Elementwise, GlobalPool, Plain
+from .window import SlidingWindow
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
+
+_SCHEDULES: dict[str, type[Schedule]] = {
+    "conv2d": Conv2d,
+    "depthwise": SlidingWindow,
+    "max_pool": SlidingWindow,
+    "avg_pool": SlidingWindow,
+    "global_pool": GlobalPool,
+    "elementwise": Elementwise,
+    "select": Plain,
+    "softmax": Plain,
+}
+
+
+def find_schedule(func: PrimFunc, machine: Machine) -> Schedule | None:
+    """The schedule for a kernel, ready to be called with an `s_tir.Schedule` of it.
+
+    Returns:
+        None for a function that is none of our kernels.
+    """
+    attributes = func.attrs or {}
+    schedule = _SCHEDULES.get(str(attributes.get("edgecompress.op", "")))
+    return schedule(machine) if schedule else None
+
+
+__all__ = ["Schedule", "find_schedule"]

@@ -1,0 +1,127 @@
+"""What all schedules share: the stages of a kernel, choices, and a few moves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..machine import Machine
+
+if TYPE_CHECKING:
+    from tvm import s_tir
+
+# Handles of blocks and loops, and drawn numbers: TVM types them all as opaque objects.
+Handle = Any
+
+# Below this many bytes written, waking the other cores costs more than they save.
+_PARALLEL_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """A schedule for kernels of one kind, on one machine."""
+
+    machine: Machine
+
+    @property
+    def tunable(self) -> bool:
+        """Whether it has free choices."""
+        return False
+
+    @property
+    def name(self) -> str:
+        """How reports name it."""
+        return type(self).__name__.lower()
+
+    @abstractmethod
+    def __call__(self, sch: s_tir.Schedule) -> None:
+        """Schedule the function `main`."""
+
+
+def stages(sch: s_tir.Schedule) -> dict[str, Handle]:
+    """The blocks of an unscheduled kernel by name."""
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    return {str(sch.get(block).name_hint): block for block in blocks}
+
+
+def extent(sch: s_tir.Schedule, loop: Handle) -> int:
+    """How many turns a loop makes."""
+    return int(sch.get(loop).extent)
+
+
+def choose(sch: s_tir.Schedule, candidates: Sequence[int], default: int) -> Handle:
+    """A free choice: the untuned schedule takes the candidate nearest to `default`.
+
+    A single candidate is no choice and leaves no trace.
+    """
+    unique = sorted(set(candidates))
+    if len(unique) == 1:
+        return unique[0]
+    nearest = min(range(len(unique)), key=lambda place: abs(unique[place] - default))
+    return sch.sample_categorical(unique, [1 / len(unique)] * len(unique), nearest)
+
+
+def number(sch: s_tir.Schedule, choice: Handle) -> int:
+    """The number that a choice stands for now."""
+    return choice if isinstance(choice, int) else int(sch.get(choice))
+
+
+def divisors(count: int) -> list[int]:
+    """All divisors, ascending."""
+    return [size for size in range(1, count + 1) if count % size == 0]
+
+
+def vectorize(sch: s_tir.Schedule, loop: Handle, lanes: int) -> Handle | None:
+    """Vectorise a loop over channels; the loop over its vectors, which is left as it is.
+
+    A loop that is no multiple of the lanes stays scalar.
+    """
+    size = extent(sch, loop)
+    if size % lanes:
+        return loop
+    if size == lanes:
+        sch.vectorize(loop)
+        return None
+    outer, inner = sch.split(loop, [None, lanes])
+    sch.vectorize(inner)
+    return outer
+
+
+def unroll(sch: s_tir.Schedule, *loops: Handle | None) -> None:
+    """Unroll these loops."""
+    for loop in loops:
+        if loop is not None:
+            sch.unroll(loop)
+
+
+def partition_tail(sch: s_tir.Schedule, loop: Handle) -> None:
+    """Give the last turn of a loop its own code, where its tile is partial.
+
+    Without it every multiply-add of every tile would ask whether its pixel exists.
+    """
+    sch.annotate(loop, "pragma_loop_partition_hint", 1)
+
+
+def share(sch: s_tir.Schedule, loop: Handle, written: int, machine: Machine) -> None:
+    """Share the turns of a loop among the cores, if it writes enough bytes."""
+    if machine.cores > 1 and written >= _PARALLEL_BYTES and extent(sch, loop) > 1:
+        sch.parallel(loop)
+
+
+def schedule_pad(sch: s_tir.Schedule, blocks: dict[str, Handle], machine: Machine) -> None:
+    """The zeros round the input: a copy line by line."""
+    if "pad" not in blocks:
+        return
+    height, width, channels = sch.get_loops(blocks["pad"])
+    written = extent(sch, height) * extent(sch, width) * extent(sch, channels) * 4
+    vectorize(sch, channels, machine.lanes)
+    share(sch, height, written, machine)
+
+
+def inline(sch: s_tir.Schedule, blocks: dict[str, Handle], *names: str) -> None:
+    """Put stages into those that read them."""
+    for name in names:
+        if name in blocks:
+            sch.compute_inline(blocks[name])

@@ -1,0 +1,187 @@
+"""Convolutions and fully connected layers: a register tile of pixels by outputs.
+
+A tile of `rows` pixels and `pack` outputs stays in vector registers over all summands; its
+weights stream by once a tile, packed so that they are read in order. On NEON four inputs of each
+pixel are loaded as one vector and used lane by lane (`fmla` by element); on x86 each input is
+broadcast from memory. A partial tile at the end of a line has code of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .common import (
+    Handle,
+    Schedule,
+    choose,
+    divisors,
+    extent,
+    number,
+    partition_tail,
+    schedule_pad,
+    share,
+    stages,
+    unroll,
+    vectorize,
+)
+
+if TYPE_CHECKING:
+    from tvm import s_tir
+
+_UNCACHED = 1.2  # how much longer it takes when a block's inputs leave the cache between packs
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """Of a kernel; `flat` where pixels are one axis (a 1x1 window that reads every pixel)."""
+
+    flat: bool
+    height: int
+    width: int
+    outputs: int
+    pack: int
+    inputs: int
+    taps: int
+
+    @staticmethod
+    def of(sch: s_tir.Schedule, main: Handle) -> _Geometry:
+        attributes = sch.mod["main"].attrs
+        sizes = [extent(sch, loop) for loop in sch.get_loops(main)]
+        flat = len(sizes) == 3
+        return _Geometry(
+            flat,
+            int(attributes["edgecompress.height"]),
+            int(attributes["edgecompress.width"]),
+            outputs=sizes[1] if flat else sizes[3],
+            pack=int(attributes["edgecompress.pack"]),
+            inputs=sizes[-1],
+            taps=1 if flat else sizes[4] * sizes[5],
+        )
+
+
+class Conv2d(Schedule):
+    """See the module."""
+
+    @property
+    def tunable(self) -> bool:
+        """It has free choices."""
+        return True
+
+    def __call__(self, sch: s_tir.Schedule) -> None:
+        """Schedule the function `main`."""
+        machine = self.machine
+        blocks = stages(sch)
+        main, epilogue = blocks["main"], blocks["epilogue"]
+        geometry = _Geometry.of(sch, main)
+        if geometry.flat and geometry.height * geometry.width > 1 and "out" in blocks:
+            sch.reverse_compute_inline(blocks["out"])
+        tile = self._tile(sch, epilogue, geometry)
+
+        # The sums of a tile, in registers.
+        sch.compute_at(main, tile, preserve_unit_loops=True)
+        sums = sch.get_loops(main)[-1 if geometry.flat else -3 :]
+        pixels, outputs = sch.get_loops(main)[-len(sums) - 2 : -len(sums)]
+        unrolled = self._unrolled(sch, geometry)
+        step, element = sch.split(sums[-1], [None, unrolled])
+        sch.reorder(*sums[:-1], step, element, pixels, outputs)
+        unroll(sch, element, pixels, vectorize(sch, outputs, machine.lanes))
+        self._load_inputs(sch, blocks["gather"], step, number(sch, unrolled), geometry)
+        init = sch.decompose_reduction(main, step if geometry.flat else sums[0])
+        vectors = 1 if geometry.pack == machine.lanes else 2
+        *loops, lanes = sch.get_loops(init)[-1 - vectors :]
+        sch.vectorize(lanes)
+        unroll(sch, *loops)
+
+        schedule_pad(sch, blocks, machine)
+
+    def _tile(self, sch: s_tir.Schedule, epilogue: Handle, geometry: _Geometry) -> Handle:
+        """Split the result and share it among the cores; the loop over tiles."""
+        machine = self.machine
+        best_rows, best_lines = self._plan(geometry)
+        most = self._most_rows(geometry)
+        rows = choose(sch, range(-(-most // 2), most + 1), best_rows)
+        lines = choose(sch, _blocks(geometry, number(sch, rows)), best_lines)
+        line = geometry.width * (number(sch, lines) if geometry.flat else 1)
+        *pixels, outputs = sch.get_loops(epilogue)
+        packs, within = sch.split(outputs, [None, geometry.pack])
+        if geometry.flat:
+            block, inner = sch.split(pixels[0], [None, line])
+            tile, tile_pixels = sch.split(inner, [None, rows])
+            sch.reorder(block, packs, tile, tile_pixels, within)
+        else:
+            _, down, across = pixels
+            block, inner = sch.split(down, [None, lines])
+            tile, tile_pixels = sch.split(across, [None, rows])
+            sch.reorder(block, packs, inner, tile, tile_pixels, within)
+        outer = sch.fuse(block, packs)
+        if line % number(sch, rows):
+            partition_tail(sch, tile)
+        unroll(sch, tile_pixels, vectorize(sch, within, machine.lanes))
+        share(sch, outer, geometry.height * geometry.width * geometry.outputs * 4, machine)
+        return tile
+
+    def _most_rows(self, geometry: _Geometry) -> int:
+        line = geometry.width * (geometry.height if geometry.flat else 1)
+        return min(self.machine.tile_rows(geometry.pack // self.machine.lanes), line)
+
+    def _plan(self, geometry: _Geometry) -> tuple[int, int]:
+        """Pixels of a tile and lines of a block with the smallest estimated time."""
+
+        def cost(plan: tuple[int, int]) -> tuple[float, int, int]:
+            rows, lines = plan
+            blocks = geometry.height // lines
+            line = geometry.width * (lines if geometry.flat else 1)
+            turns = blocks if geometry.flat else geometry.height
+            vectors = geometry.pack // self.machine.lanes
+            depth = geometry.inputs * geometry.taps
+            cycles = turns * self.machine.line_cycles(line, rows, vectors, depth)
+            packs, cores = geometry.outputs // geometry.pack, self.machine.cores
+            rounds = -(-blocks * packs // cores)
+            idle = rounds * cores / (blocks * packs)
+            block_bytes = lines * geometry.width * geometry.inputs * 4
+            cached = packs == 1 or block_bytes <= self.machine.l2_bytes / 2
+            return cycles * idle * (1 if cached else _UNCACHED), -lines, -rows
+
+        plans = [
+            (rows, lines)
+            for rows in range(1, self._most_rows(geometry) + 1)
+            for lines in _blocks(geometry, rows)
+        ]
+        return min(plans, key=cost)
+
+    def _unrolled(self, sch: s_tir.Schedule, geometry: _Geometry) -> Handle:
+        """How many inputs one turn of the innermost loop takes."""
+        if geometry.inputs % 4:
+            return geometry.inputs if geometry.inputs < 4 else 1
+        if self.machine.by_element:
+            return self.machine.lanes
+        return choose(sch, [size for size in (1, 2, 4, 8) if geometry.inputs % size == 0], 2)
+
+    def _load_inputs(
+        self,
+        sch: s_tir.Schedule,
+        gather: Handle,
+        step: Handle,
+        unrolled: int,
+        geometry: _Geometry,
+    ) -> None:
+        """Load a tile's inputs into registers, or read them where they are."""
+        if not self.machine.by_element or unrolled != self.machine.lanes:
+            sch.compute_inline(gather)
+            return
+        sch.compute_at(gather, step, preserve_unit_loops=True)
+        *others, inputs = sch.get_loops(gather)[-2 if geometry.flat else -5 :]
+        sch.vectorize(inputs)
+        unroll(sch, *others)
+
+
+def _blocks(geometry: _Geometry, rows: int) -> list[int]:
+    """Lines that a block may have. Where pixels are one axis only the last block may end in a
+    partial tile, so that there is one block or none is partial.
+    """
+    sizes = divisors(geometry.height)
+    if not geometry.flat:
+        return sizes
+    exact = [lines for lines in sizes if lines * geometry.width % rows == 0]
+    return exact or [geometry.height]

@@ -1,0 +1,82 @@
+"""Scheduling the kernels of a module: by tuning records where there are any, else by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .machine import Machine
+from .schedules import find_schedule
+
+if TYPE_CHECKING:
+    from tvm import IRModule
+    from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import Trace
+    from tvm.target import Target
+    from tvm.tirx import PrimFunc
+
+LookUp = Callable[["PrimFunc", "Target"], "Trace | None"]
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """How a kernel was scheduled.
+
+    Attributes:
+        schedule: the schedule's name.
+        choices: what its free choices came to, in their order.
+        tuned: by a tuning record.
+    """
+
+    schedule: str
+    choices: tuple[int, ...]
+    tuned: bool
+
+
+def schedule_kernels(
+    mod: IRModule, target: Target, machine: Machine, look_up: LookUp | None
+) -> tuple[IRModule, dict[str, Scheduled]]:
+    """A module whose kernels are scheduled, and how each one was."""
+    from tvm import tirx
+
+    scheduled = {}
+    result = mod.clone()
+    for var, func in mod.functions_items():
+        if isinstance(func, tirx.PrimFunc):
+            ready, how = schedule_kernel(func, target, machine, look_up)
+            result[var] = ready
+            scheduled[var.name_hint] = how
+    return result, scheduled
+
+
+def schedule_kernel(
+    func: PrimFunc, target: Target, machine: Machine, look_up: LookUp | None = None
+) -> tuple[PrimFunc, Scheduled]:
+    """Schedule one kernel."""
+    from tvm.s_tir import Schedule
+
+    schedule = find_schedule(func, machine)
+    trace = look_up(func, target) if look_up else None
+    sch = Schedule(func)
+    if trace is not None:
+        trace.apply_to_schedule(sch, remove_postproc=False)
+    elif schedule is not None:
+        schedule(sch)
+    name = schedule.name if schedule else "plain"
+    ready = sch.mod["main"]
+    if func.attrs and "global_symbol" in func.attrs:
+        ready = ready.with_attr("global_symbol", func.attrs["global_symbol"])
+    how = Scheduled(name, _choices(sch), trace is not None)
+    return ready.with_attr("tirx.is_scheduled", True), how
+
+
+def _choices(sch: Schedule) -> tuple[int, ...]:
+    """The numbers that were drawn, in their order."""
+    assert sch.trace is not None
+    drawn: list[int] = []
+    for instruction in sch.trace.insts:
+        if str(instruction.kind.name) == "SampleCategorical":
+            decision: Any = sch.trace.decisions[instruction]
+            drawn.append(int(instruction.attrs[0][int(decision)]))
+    return tuple(drawn)

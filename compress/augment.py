@@ -1,0 +1,98 @@
+"""Random views of cached photos: which part of a photo a training step sees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from .loader import PhotoCache
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How regions are drawn.
+
+    Attributes:
+        scale: smallest and largest area of a random-resized crop, as a share of its region.
+        ratio: largest aspect (and 1 / smallest) of it.
+        predicted: probability that the region is the photo's predicted crop, where there are some;
+            half of the rest are predicted crops shifted by up to a quarter of their side, half are
+            the whole photo (the paper mixes the same three).
+    """
+
+    scale: tuple[float, float] = (0.35, 1.0)
+    ratio: float = 4 / 3
+    predicted: float = 0.6
+
+
+Region = tuple[float, float, float, float]
+"""left, top, right, bottom as shares of width and height."""
+
+
+def random_region(region: Region, augment: Augment, generator: Generator) -> Region:
+    """A random-resized crop (Szegedy et al. 2015) of a region."""
+    area, aspect, x, y = torch.rand(4, generator=generator).tolist()
+    low, high = augment.scale
+    share = low + area * (high - low)
+    ratio = math.exp((2 * aspect - 1) * math.log(augment.ratio))
+    width = min(math.sqrt(share * ratio), 1.0)
+    height = min(math.sqrt(share / ratio), 1.0)
+    left, top, right, bottom = region
+    x0 = left + x * (1 - width) * (right - left)
+    y0 = top + y * (1 - height) * (bottom - top)
+    return x0, y0, x0 + width * (right - left), y0 + height * (bottom - top)
+
+
+def mixed_region(crop: Region, augment: Augment, generator: Generator) -> Region:
+    """The predicted crop, a shifted one, or the whole photo."""
+    choice, dx, dy = torch.rand(3, generator=generator).tolist()
+    if choice < augment.predicted:
+        return crop
+    if choice < (1 + augment.predicted) / 2:
+        return _shift(crop, (dx - 0.5) / 2, (dy - 0.5) / 2)
+    return 0.0, 0.0, 1.0, 1.0
+
+
+def _shift(crop: Region, dx: float, dy: float) -> Region:
+    left, top, right, bottom = crop
+    width, height = right - left, bottom - top
+    x = min(max(left + dx * width, 0.0), 1 - width)
+    y = min(max(top + dy * height, 0.0), 1 - height)
+    return x, y, x + width, y + height
+
+
+def draw(
+    cache: PhotoCache,
+    indices: Tensor,
+    resolution: int,
+    augment: Augment,
+    generator: Generator,
+    *,
+    crops: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A batch of random views, mirrored half of the time.
+
+    Args:
+        indices: int64 `[n]` into the cache.
+        crops: predicted crops of all photos `[len(cache), 4]`, shares; None: whole photos.
+
+    Returns:
+        uint8 `[n, 3, resolution, resolution]`, and the regions `[n, 4]` that were seen; a mirrored
+        one has its x edges swapped (left > right).
+    """
+    views, regions = [], []
+    for index in indices.tolist():
+        region: Region = (0.0, 0.0, 1.0, 1.0)
+        if crops is not None:
+            left, top, right, bottom = crops[index].tolist()
+            region = mixed_region((left, top, right, bottom), augment, generator)
+        x0, y0, x1, y1 = random_region(region, augment, generator)
+        view = cache.cut(index, (x0, y0, x1, y1), resolution)
+        if torch.rand((), generator=generator).item() < 0.5:
+            view, x0, x1 = view.flip(-1), x1, x0
+        views.append(view)
+        regions.append((x0, y0, x1, y1))
+    return torch.stack(views), torch.tensor(regions)

@@ -1,0 +1,240 @@
+"""What a job file asks of compression: its `[pretrained]` or `[compress]` table."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .network import NetworkSpec
+from .train import Recipe
+
+
+class Table(BaseModel):
+    """A table of a job file: unknown keys are refused, nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PretrainedConfig(Table):
+    """A cascade of trained networks as they are.
+
+    Attributes:
+        members: `family.tag` names, cheapest first (`compress.pretrained.pretrained_names`).
+        criterion: confidence: `margin` or `max_softmax`.
+        thresholds: one for each member but the last; a single number stands for all.
+        accumulate: add a later member's logits, times alpha, to the running ones.
+        alpha: used where `accumulate` is true.
+
+    The defaults are what does best with Lite0 and Lite2 on 500 ILSVRC validation photos: adding the
+    logits names 77.4 % rightly, replacing them 76.0 % (docs/method.md).
+    """
+
+    members: tuple[str, ...] = Field(min_length=1)
+    criterion: Literal["margin", "max_softmax"] = "max_softmax"
+    thresholds: tuple[float, ...] = (0.4,)
+    accumulate: bool = True
+    alpha: float = Field(default=1.0, gt=0, le=100)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_threshold_for_all(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("thresholds"), int | float):
+            members = value.get("members") or ()
+            return {**value, "thresholds": (value["thresholds"],) * max(len(members) - 1, 0)}
+        return value
+
+    @model_validator(mode="after")
+    def _a_threshold_each(self) -> Self:
+        if len(self.thresholds) != len(self.members) - 1:
+            raise ValueError("thresholds: one for each member but the last")
+        return self
+
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Side = Annotated[int, Field(ge=16, le=1024)]
+Epochs = Annotated[int, Field(ge=1)]
+
+
+class BaseTable(Table):
+    """`[compress.base]`: the network that is shrunk."""
+
+    family: str = "resnet18"
+    width: Positive = 0.5
+    depth: Positive = 1.0
+    resolution: Side = 128
+
+    def spec(self, classes: int) -> NetworkSpec:
+        """The network for so many classes."""
+        return NetworkSpec(self.family, self.width, self.depth, self.resolution, classes)
+
+
+class TrainTable(Table):
+    """`[compress.train]`: how the base is trained; the others take what they do not say from it.
+
+    Attributes:
+        epochs: of the base.
+        rate: largest learning rate.
+        scale: smallest area of a random crop, as a share of the photo.
+        others: as in `train.Recipe`.
+    """
+
+    epochs: Epochs = 60
+    batch: Annotated[int, Field(ge=2)] = 64
+    rate: Positive = 0.003
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup: Annotated[float, Field(ge=0)] = 1.0
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    scale: Share = 0.35
+
+    def recipe(self, epochs: int, *, seed: int, rate: float = 1.0, distil: float = 0.0) -> Recipe:
+        """A recipe of so many epochs; `rate` multiplies the learning rate."""
+        return Recipe(
+            epochs=epochs,
+            batch=self.batch,
+            rate=self.rate * rate,
+            optimizer=self.optimizer,
+            decay=self.decay,
+            warmup=self.warmup,
+            smoothing=self.smoothing,
+            distil=distil,
+            seed=seed,
+        )
+
+
+class PredictorTable(Table):
+    """`[compress.predictor]`: the foreground predictor and the boxes it learns.
+
+    Attributes:
+        cam_resolution: side at which the base draws activation maps; larger than the base's own,
+            since the map of a 96-pixel photo has 3 x 3 positions.
+        loss: `mse`, the paper's, or `giou`; with boxes that are mostly large, GIoU alone drives the
+            sigmoids into "the whole photo" and stays there (docs/method.md).
+        sizes: crop sides as shares of the short side, the last one 1.
+    """
+
+    resolution: Side = 64
+    width: Positive = 1.0
+    cam_resolution: Side = 192
+    epochs: Epochs = 20
+    rate: Positive = 0.002
+    loss: Literal["giou", "mse"] = "mse"
+    sizes: tuple[Share, ...] = (0.25, 0.5, 0.75, 1.0)
+
+    @model_validator(mode="after")
+    def _ascending_to_one(self) -> Self:
+        if list(self.sizes) != sorted(set(self.sizes)) or not self.sizes or self.sizes[-1] != 1:
+            raise ValueError("sizes: must ascend and end with 1")
+        return self
+
+
+class ShrinkTable(Table):
+    """`[compress.shrink]`: the trials that measure what depth, width and resolution contribute.
+
+    Attributes:
+        epochs: of each trial.
+        share: of the base's MACs that a trial keeps.
+        rate: multiplies the base's learning rate.
+    """
+
+    epochs: Epochs = 4
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    rate: Positive = 0.5
+
+
+class MembersTable(Table):
+    """`[compress.members]`: the networks of the cascade.
+
+    Attributes:
+        budgets: of each, as a share of the base's MACs, ascending; 1 is the base itself.
+        epochs: of training with the base as teacher, on whole photos.
+        tune_epochs: of the fine-tuning that follows, on predicted crops (and, where `crop` is
+            `auto`, once more on whole photos to compare with).
+        rate, tune_rate: multiply the base's learning rate.
+        distil: weight of the teacher's answer in the loss.
+    """
+
+    budgets: tuple[Share, ...] = (0.25, 0.5, 1.0)
+    epochs: Epochs = 40
+    tune_epochs: Epochs = 10
+    rate: Positive = 0.5
+    tune_rate: Positive = 0.1
+    distil: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if not self.budgets or list(self.budgets) != sorted(set(self.budgets)):
+            raise ValueError("budgets: must ascend")
+        return self
+
+
+class CascadeTable(Table):
+    """`[compress.cascade]`: how the operating point is chosen on the held-out photos.
+
+    Attributes:
+        criterion: `margin` as in the paper, or `max_softmax`.
+        macs: the most accurate cascade that takes at most this share of the base's MACs.
+        top1: the cheapest cascade of at least this accuracy. Of neither, the cheapest within
+            `slack` of the most accurate one.
+        alphas: weights of later members' logits that are tried.
+    """
+
+    criterion: Literal["margin", "max_softmax"] = "margin"
+    macs: Positive | None = None
+    top1: Share | None = None
+    slack: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    alphas: tuple[Positive, ...] = (0.5, 1.0, 1.6, 2.5)
+
+    @model_validator(mode="after")
+    def _one_wish(self) -> Self:
+        if self.macs is not None and self.top1 is not None:
+            raise ValueError("give macs or top1, not both")
+        return self
+
+
+class CompressConfig(Table):
+    """A cascade trained on the user's photos.
+
+    Attributes:
+        seed: of everything random.
+        held_out: share of the training photos that no training sees: shrinking, cropping and
+            thresholds are decided on them.
+        crop: whether the cascade has a foreground predictor: `auto` where it pays on the held-out
+            photos, or `always`, or `never`.
+        quick: any of these fields, for `--quick`: laid over them.
+    """
+
+    seed: int = 0
+    held_out: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    crop: Literal["auto", "always", "never"] = "auto"
+    base: BaseTable = BaseTable()
+    train: TrainTable = TrainTable()
+    predictor: PredictorTable = PredictorTable()
+    shrink: ShrinkTable = ShrinkTable()
+    members: MembersTable = MembersTable()
+    cascade: CascadeTable = CascadeTable()
+    quick: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _quick_is_valid(self) -> Self:
+        if self.quick:
+            self.resolved(quick=True)
+        return self
+
+    def resolved(self, quick: bool) -> CompressConfig:
+        """The settings that hold, with or without the quick ones; `quick` is empty in it."""
+        own = self.model_dump(exclude={"quick"})
+        return CompressConfig.model_validate(_overlaid(own, self.quick) if quick else own)
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        inner = merged.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            merged[key] = _overlaid(inner, value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,87 @@
+"""MobileNetV2 (Sandler et al. 2018) with depth and width multipliers; torchvision's names."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from .layers import init_weights, round_channels
+from .registry import Network, register
+
+# Expansion, channels, blocks, stride of the first block (the paper's table 2).
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+def _unit(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU6(inplace=True),
+    )
+
+
+class InvertedResidual(nn.Module):
+    """Expand (1x1), depthwise 3x3, project (1x1); a shortcut where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        expand = [] if expansion == 1 else [_unit(inputs, inner, 1, 1)]
+        self.conv = nn.Sequential(
+            *expand,
+            _unit(inner, inner, 3, stride, groups=inner),
+            nn.Conv2d(inner, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, inputs, h, w]` to `[n, outputs, h/stride, w/stride]`."""
+        return x + self.conv(x) if self.shortcut else self.conv(x)
+
+
+class MobileNetV2(Network):
+    """Stem, seven stages of inverted residuals, 1x1 convolution, global average, linear layer.
+
+    `depth` multiplies the blocks of stages that have more than one, rounded up; `width` multiplies
+    all channels, the last convolution's only above 1 (as in the paper).
+    """
+
+    def __init__(self, width: float, depth: float, classes: int) -> None:
+        super().__init__()
+        channels = round_channels(32 * width)
+        layers: list[nn.Module] = [_unit(3, channels, 3, 2)]
+        for expansion, outputs, blocks, stride in STAGES:
+            wide = round_channels(outputs * width)
+            for step in range(math.ceil(blocks * depth) if blocks > 1 else 1):
+                layers.append(
+                    InvertedResidual(channels, wide, stride if step == 0 else 1, expansion)
+                )
+                channels = wide
+        last = round_channels(1280 * max(1.0, width))
+        layers.append(_unit(channels, last, 1, 1))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, classes))
+        init_weights(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last convolution's maps."""
+        return self.features(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Global average, then the linear layer."""
+        return self.classifier(x.mean((2, 3)))
+
+
+@register("mobilenet_v2")
+def _mobilenet_v2(width: float, depth: float, resolution: int, classes: int) -> MobileNetV2:
+    return MobileNetV2(width, depth, classes)

@@ -1,0 +1,165 @@
+"""ResNet (He et al. 2016) with depth and width multipliers; torchvision's state-dict names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .layers import init_weights, round_channels, thin_stages
+from .registry import Network, register
+
+# The paper's depth multipliers for ResNet-50 and the blocks that each leaves (its section on
+# compound shrinking).
+RESNET50_DEPTHS: dict[float, tuple[int, ...]] = {
+    1.0: (3, 4, 6, 3),
+    0.9: (3, 4, 5, 3),
+    0.8: (3, 3, 4, 3),
+    0.7: (2, 3, 4, 2),
+    0.6: (2, 3, 3, 2),
+    0.5: (2, 2, 2, 2),
+    0.4: (1, 2, 2, 1),
+    0.3: (1, 1, 2, 1),
+}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, inner, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, inputs, h, w]` to `[n, outputs, h/stride, w/stride]`."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride, as in torchvision), 1x1 and a shortcut."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, inputs, h, w]` to `[n, outputs, h/stride, w/stride]`."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class ResNet(Network):
+    """Stem, four stages, global average and a linear layer.
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        blocks: blocks per stage.
+        stem: channels after the first convolution.
+        inner: inner channels of each stage's blocks.
+        outer: output channels of each stage.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        blocks: Sequence[int],
+        *,
+        stem: int,
+        inner: Sequence[int],
+        outer: Sequence[int],
+        classes: int,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, stem, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        stages = []
+        inputs = stem
+        for index, count in enumerate(blocks):
+            parts = []
+            for step in range(count):
+                stride = 2 if index > 0 and step == 0 else 1
+                parts.append(block(inputs, inner[index], outer[index], stride))
+                inputs = outer[index]
+            stages.append(nn.Sequential(*parts))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.fc = nn.Linear(inputs, classes)
+        init_weights(self)
+        for part in self.modules():  # residual branches start at zero (Goyal et al. 2017)
+            if isinstance(part, BasicBlock):
+                nn.init.zeros_(part.bn2.weight)
+            elif isinstance(part, Bottleneck):
+                nn.init.zeros_(part.bn3.weight)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last stage's maps."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Global average, then the linear layer."""
+        return self.fc(x.mean((2, 3)))
+
+
+def _basic(blocks: Sequence[int], width: float, classes: int) -> ResNet:
+    widths = [round_channels(channels * width) for channels in (64, 128, 256, 512)]
+    return ResNet(BasicBlock, blocks, stem=widths[0], inner=widths, outer=widths, classes=classes)
+
+
+@register("resnet18")
+def _resnet18(width: float, depth: float, resolution: int, classes: int) -> ResNet:
+    return _basic(thin_stages((2, 2, 2, 2), depth), width, classes)
+
+
+@register("resnet34")
+def _resnet34(width: float, depth: float, resolution: int, classes: int) -> ResNet:
+    return _basic(thin_stages((3, 4, 6, 3), depth), width, classes)
+
+
+def resnet50_blocks(depth: float) -> tuple[int, ...]:
+    """Blocks per stage: the paper's table's row nearest to `depth`; above 1 as `thin_stages`."""
+    if depth > 1:
+        return thin_stages(RESNET50_DEPTHS[1.0], depth)
+    return RESNET50_DEPTHS[min(RESNET50_DEPTHS, key=lambda row: abs(row - depth))]
+
+
+@register("resnet50")
+def _resnet50(width: float, depth: float, resolution: int, classes: int) -> ResNet:
+    inner = [round_channels(channels * width) for channels in (64, 128, 256, 512)]
+    outer = [4 * channels for channels in inner]
+    return ResNet(
+        Bottleneck, resnet50_blocks(depth), stem=inner[0], inner=inner, outer=outer, classes=classes
+    )
+
+
+@register("resnet50_inner")
+def _resnet50_inner(width: float, depth: float, resolution: int, classes: int) -> ResNet:
+    """The paper's variant: `width` narrows only the inner width of each bottleneck."""
+    inner = [round_channels(channels * width) for channels in (64, 128, 256, 512)]
+    outer = (256, 512, 1024, 2048)
+    return ResNet(
+        Bottleneck, resnet50_blocks(depth), stem=64, inner=inner, outer=outer, classes=classes
+    )

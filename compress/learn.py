@@ -1,0 +1,130 @@
+"""Trainings as steps: what one compression shares, and one classifier trained and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from edgecompress.files import writing
+
+from .augment import Augment
+from .config import CompressConfig
+from .export import load_network, save_network
+from .families import Network
+from .inherit import inherit
+from .material import Material, centred
+from .network import NetworkSpec
+from .tasks import BoxTask, ClassifyTask, Teacher
+from .train import Recipe, train
+from .workbook import Done, Workbook
+
+Trained = tuple[NetworkSpec, Network]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """One compression under way: its settings, its photos, its work folder."""
+
+    settings: CompressConfig
+    material: Material
+    book: Workbook
+
+    def build(self, spec: NetworkSpec) -> Network:
+        """A network with weights that depend on nothing but the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            return spec.build()
+
+    def load(self, name: str) -> Trained:
+        """A network that an earlier step has trained."""
+        return load_network(self.book.folder, name)
+
+    def augment(self) -> Augment:
+        """How training photos are varied."""
+        return Augment((self.settings.train.scale, 1.0))
+
+
+def train_classifier(
+    one: Compression,
+    name: str,
+    spec: NetworkSpec,
+    *,
+    recipe: Recipe,
+    inputs: Any,
+    start: Callable[[NetworkSpec], Network],
+    teacher: str | None = None,
+    crop: str | None = None,
+) -> Done:
+    """One step that trains one classifier.
+
+    Args:
+        start: gives the network with its first weights.
+        teacher: name of the trained network that teaches, or None.
+        crop: name of the predictor whose crops are seen, or None.
+    """
+
+    def work(fingerprint: str) -> dict[str, Any]:
+        material = one.material
+        sizes = one.settings.predictor.sizes
+        look, crops = centred, None
+        if crop is not None:
+            predictor = one.load(crop)
+            crops = material.fit_crops(predictor, sizes)
+            look = material.predicted(material.held, material.held_cache, predictor, sizes)
+        task = ClassifyTask(
+            cache=material.fit_cache,
+            resolution=spec.resolution,
+            preprocess=material.preprocess,
+            augment=one.augment(),
+            held=material.held_inputs(spec.resolution, look),
+            crops=crops,
+            teacher=None if teacher is None else _teacher(one.load(teacher)),
+        )
+        network = start(spec)
+        return keep_training(
+            one, name, (spec, network), task=task, recipe=recipe, fingerprint=fingerprint
+        )
+
+    return one.book.step(name, inputs, work, (f"{name}.pt",), (f"{name}.checkpoint",))
+
+
+def keep_training(
+    one: Compression,
+    name: str,
+    trained: Trained,
+    *,
+    task: ClassifyTask | BoxTask,
+    recipe: Recipe,
+    fingerprint: str,
+) -> dict[str, Any]:
+    """Train and keep the network; the measures are of the held-out photos."""
+    spec, network = trained
+    checkpoint = one.book.path(f"{name}.checkpoint")
+    outcome = train(network, task, recipe, checkpoint, f"training {name}", identity=fingerprint)
+    with writing(one.book.path(f"{name}.pt")) as temporary:
+        save_network(temporary, spec, network)
+    return {
+        "spec": spec.to_json(),
+        "macs": spec.macs,
+        "params": spec.params,
+        "held_out": round(outcome.measures[-1], 5),
+        "photos": len(task.held.wanted),
+        "losses": [round(loss, 5) for loss in outcome.losses],
+        "measures": [round(measure, 5) for measure in outcome.measures],
+        "seconds": round(outcome.seconds, 1),
+    }
+
+
+def _teacher(trained: Trained) -> Teacher:
+    spec, network = trained
+    return Teacher(network.eval(), spec.resolution)
+
+
+def inherited(one: Compression, spec: NetworkSpec) -> Network:
+    """A smaller network with the base's weights to begin with."""
+    network = one.build(spec)
+    inherit(network, one.load("base")[1])
+    return network

@@ -1,0 +1,109 @@
+"""A network as data: what it takes to build it again, and what one run of it costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.errors import InputError
+
+from .families import Network, find_family
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Everything that `build` needs.
+
+    Attributes:
+        family: registered name (`resnet18`).
+        width: multiplier of channels.
+        depth: multiplier of blocks.
+        resolution: input side, pixels.
+        classes: outputs (4 for a foreground predictor).
+    """
+
+    family: str
+    width: float
+    depth: float
+    resolution: int
+    classes: int
+
+    def build(self) -> Network:
+        """A network with fresh weights, in training mode.
+
+        Raises:
+            UsageError: the family is unknown.
+        """
+        return find_family(self.family).build(self.width, self.depth, self.resolution, self.classes)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one photo (convolutions and linear layers), exact."""
+        return _count(self)[0]
+
+    @property
+    def params(self) -> int:
+        """Number of weights, BatchNorm's included."""
+        return _count(self)[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Any) -> NetworkSpec:
+        """Read back `to_json`.
+
+        Raises:
+            InputError: it is not such a description.
+        """
+        try:
+            return NetworkSpec(
+                str(value["family"]),
+                float(value["width"]),
+                float(value["depth"]),
+                int(value["resolution"]),
+                int(value["classes"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"not a network description: {error!r}") from error
+
+
+@lru_cache(maxsize=1024)
+def _count(spec: NetworkSpec) -> tuple[int, int]:
+    # On the meta device nothing is computed and nothing allocated: only shapes flow. The weights'
+    # initialisation draws no random numbers there either.
+    with torch.device("meta"):
+        network = spec.build().eval()
+        image = torch.empty(1, 3, spec.resolution, spec.resolution)
+    params = sum(weight.numel() for weight in network.parameters())
+    return count_macs(network, image), params
+
+
+def count_macs(network: nn.Module, image: Tensor) -> int:
+    """Multiply-accumulates of one forward pass: convolutions and linear layers.
+
+    Args:
+        image: `[1, 3, r, r]` on the network's device.
+    """
+    total = 0
+
+    def add(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        weight: Any = module.weight
+        total += output.numel() * weight[0].numel()
+
+    handles = [
+        part.register_forward_hook(add)
+        for part in network.modules()
+        if isinstance(part, nn.Conv2d | nn.Linear)
+    ]
+    with torch.no_grad():
+        network(image)
+    for handle in handles:
+        handle.remove()
+    return total

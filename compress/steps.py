@@ -1,0 +1,190 @@
+"""From photos to a cascade folder, step by step; each step is kept and skipped when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from edgecompress.errors import InputError, UsageError
+from edgecompress.files import sha256_json, writing
+
+from .assemble import Variant, finish, is_written
+from .config import CompressConfig
+from .export import save_network
+from .foreground import draw_boxes, train_predictor
+from .learn import Compression, inherited, train_classifier
+from .material import CACHE_MARGIN, Material, photos_fingerprint
+from .network import NetworkSpec
+from .photos import PhotoSet
+from .proposal import measure_shrinking, propose_members
+from .shrink import Cost
+from .workbook import Done, Workbook
+
+
+def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may take
+    config: CompressConfig,
+    train: PhotoSet,
+    val: PhotoSet,
+    work: Path,
+    out: Path,
+    quick: bool = False,
+    *,
+    cost: Cost | None = None,
+    cost_name: str = "MACs",
+) -> Path:
+    """Train, shrink, calibrate and export a cascade; returns its folder.
+
+    Args:
+        train: photos to learn from; part of them is held out of all training.
+        val: photos that only the final numbers are of.
+        work: checkpoints and results of steps; a second call goes on from there.
+        out: the cascade folder.
+        quick: with the quick settings laid over the others.
+        cost: what a network costs, for shrinking (milliseconds on a board); MACs without it.
+        cost_name: names the cost in the report.
+
+    Raises:
+        InputError: the photos cannot be used.
+        UsageError: the settings cannot be met, training diverged, or the folder is in use.
+        CompileError: an export fails or differs.
+    """
+    settings = config.resolved(quick)
+    if train.labels != val.labels:
+        raise InputError(
+            f"{train.name} and {val.name} have different classes", "give both the same folders"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / ".lock", timeout=0):
+            fit, held = train.hold_out(settings.held_out, settings.seed)
+            side = round(CACHE_MARGIN * settings.base.resolution)
+            one = Compression(settings, Material(fit, held, val, side), Workbook(work))
+            return _run(one, out, cost, cost_name)
+    except Timeout:
+        raise UsageError(
+            f"another job is working in {work}", "wait for it, or give another folder"
+        ) from None
+
+
+def _run(one: Compression, out: Path, cost: Cost | None, cost_name: str) -> Path:
+    settings = one.settings
+    base = train_base(one)
+    done = {"base": base}
+    crops = settings.crop != "never"
+    if crops:
+        done["boxes"] = draw_boxes(one, base)
+        done["predictor"] = train_predictor(one, done["boxes"])
+    done["shrink"] = measure_shrinking(one, base)
+    done["proposals"] = propose_members(one, done["shrink"], cost, cost_name)
+    specs = [NetworkSpec.from_json(spec) for spec in done["proposals"].result["specs"]]
+    names = [f"member{round(100 * budget):02d}" for budget in settings.members.budgets]
+    for name, spec in zip(names, specs, strict=True):
+        done[name] = train_member(one, name, spec, base)
+    kinds = {"auto": ("whole", "crop"), "always": ("crop",), "never": ("whole",)}[settings.crop]
+    variants = [tune_variant(one, kind, names, done) for kind in kinds]
+    fingerprint = sha256_json(
+        [
+            settings.model_dump(mode="json"),
+            photos_fingerprint(one.material.val),
+            [variant.fingerprint for variant in variants],
+        ]
+    )
+    if not is_written(out, fingerprint):
+        finish(
+            variants,
+            settings,
+            one.material,
+            base=one.load("base"),
+            done={name: step.result for name, step in done.items()},
+            out=out,
+            fingerprint=fingerprint,
+        )
+    return out
+
+
+def train_base(one: Compression) -> Done:
+    """The classifier that everything else is measured against."""
+    settings = one.settings
+    spec = settings.base.spec(len(one.material.fit.labels))
+    recipe = settings.train.recipe(settings.train.epochs, seed=settings.seed)
+    inputs = {
+        "spec": spec.to_json(),
+        "recipe": asdict(recipe),
+        "scale": settings.train.scale,
+        "photos": photos_fingerprint(one.material.fit),
+        "held": photos_fingerprint(one.material.held),
+    }
+    return train_classifier(one, "base", spec, recipe=recipe, inputs=inputs, start=one.build)
+
+
+def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> Done:
+    """A shrunken network, from the base's weights and with the base as teacher.
+
+    The base itself, as a member, has been trained already.
+    """
+    settings, table = one.settings, one.settings.members
+    if spec.to_json() == base.result["spec"]:
+
+        def same(_: str) -> dict[str, Any]:
+            with writing(one.book.path(f"{name}.pt")) as temporary:
+                save_network(temporary, *one.load("base"))
+            return base.result
+
+        return one.book.step(name, {"base": base.fingerprint}, same, (f"{name}.pt",))
+    recipe = settings.train.recipe(
+        table.epochs, seed=settings.seed, rate=table.rate, distil=table.distil
+    )
+    inputs = {"base": base.fingerprint, "spec": spec.to_json(), "recipe": asdict(recipe)}
+    return train_classifier(
+        one,
+        name,
+        spec,
+        recipe=recipe,
+        inputs=inputs,
+        start=lambda shrunk: inherited(one, shrunk),
+        teacher="base",
+    )
+
+
+def tune_variant(
+    one: Compression, kind: str, names: Sequence[str], done: Mapping[str, Done]
+) -> Variant:
+    """Fine-tune all members, on predicted crops or (for a fair comparison) on whole photos."""
+    settings, table = one.settings, one.settings.members
+    recipe = settings.train.recipe(
+        table.tune_epochs, seed=settings.seed + 1, rate=table.tune_rate, distil=table.distil
+    )
+    predictor = "predictor" if kind == "crop" else None
+    tuned: dict[str, Done] = {}
+    for name in names:
+        spec = NetworkSpec.from_json(done[name].result["spec"])
+        inputs = {
+            "member": done[name].fingerprint,
+            "base": done["base"].fingerprint,
+            "recipe": asdict(recipe),
+            "kind": kind,
+        }
+        if predictor is not None:
+            inputs["predictor"] = done[predictor].fingerprint
+            inputs["sizes"] = settings.predictor.sizes
+        tuned[name] = train_classifier(
+            one,
+            f"{name}-{kind}",
+            spec,
+            recipe=recipe,
+            inputs=inputs,
+            start=lambda _, name=name: one.load(name)[1],
+            teacher="base",
+            crop=predictor,
+        )
+    return Variant(
+        kind=kind,
+        predictor=None if predictor is None else one.load(predictor),
+        members={name: one.load(f"{name}-{kind}") for name in names},
+        training={name: step.result for name, step in tuned.items()},
+        fingerprint=sha256_json([step.fingerprint for step in tuned.values()]),
+    )

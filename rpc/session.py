@@ -1,0 +1,183 @@
+"""What can be done with a board, however it is reached: run, stream, upload, write, download."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from edgecompress.errors import BoardError
+
+from ..targets import Board
+from .process import Completed, OnLine, Running
+
+
+class Session(Protocol):
+    """An open connection to one board.
+
+    Attributes:
+        board: what the board is.
+        name: how the user calls it (the inventory's name, or the board's own).
+        workdir: absolute path of the folder on the board that is ours.
+
+    Remote paths are POSIX paths; relative ones are below `workdir`. Every method raises
+    `BoardError` when the connection is lost or the deadline passes.
+    """
+
+    board: Board
+    name: str
+    workdir: str
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> Running:
+        """Start a command and return at once. It is killed, with all that it started, after
+        `timeout` seconds, by `Running.stop`, and when this process or the connection dies.
+        """
+        ...
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> Completed:
+        """Run a command to its end; a non-zero exit status is no error.
+
+        Args:
+            argv: program and arguments; quoting is done here.
+            timeout: seconds; then it is killed and `BoardError` raised.
+            env: variables added to the board's environment.
+            cwd: working directory, by default `workdir`.
+        """
+        ...
+
+    def stream(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        on_line: OnLine,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> Completed:
+        """As `run`, with each line of stdout given to `on_line` as it arrives."""
+        ...
+
+    def upload(self, local: Path, remote: str) -> bool:
+        """Copy a file to the board, whole or not at all; False where it was there already.
+
+        Raises:
+            BoardError: the board's disk is full; the message says how much is free and needed.
+        """
+        ...
+
+    def write(self, remote: str, content: bytes) -> None:
+        """Write a small file on the board, whole or not at all. Raises as `upload`."""
+        ...
+
+    def download(self, remote: str, local: Path) -> None:
+        """Copy a file from the board, whole or not at all."""
+        ...
+
+    def remove(self, remote: str) -> None:
+        """Remove a file or folder below `workdir`; no error if it is not there."""
+        ...
+
+    def forward(self, port: int) -> AbstractContextManager[int]:
+        """A port of 127.0.0.1 here that leads to `port` of the board's 127.0.0.1."""
+        ...
+
+    def close(self) -> None:
+        """End the connection and what was started over it."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Commands:
+    """`run`, `stream` and path handling for drivers, which bring `start`."""
+
+    board: Board
+    name: str
+    workdir: str
+
+    start: Callable[..., Running]
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> Completed:
+        """See `Session.run`."""
+        return self.start(argv, timeout=timeout, env=env, cwd=cwd).wait()
+
+    def stream(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        on_line: OnLine,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> Completed:
+        """See `Session.stream`."""
+        return self.start(argv, timeout=timeout, env=env, cwd=cwd).wait(on_line)
+
+    def path(self, remote: str) -> str:
+        """The absolute form of a remote path."""
+        return posixpath.normpath(posixpath.join(self.workdir, remote))
+
+    def own_path(self, remote: str) -> str:
+        """The absolute form of a remote path that must lie below `workdir`.
+
+        Raises:
+            BoardError: it does not: nothing else on a board is ours to remove.
+        """
+        path = self.path(remote)
+        if not path.startswith(self.workdir.rstrip("/") + "/"):
+            raise BoardError(f"{path} on '{self.name}' is not below {self.workdir}")
+        return path
+
+    def disk_full(self, path: str, needed: int, free: int | None) -> BoardError:
+        """The error for a full disk; sizes in bytes."""
+        have = "no space" if free is None else f"{free / 1e6:.1f} MB"
+        return BoardError(
+            f"the disk of '{self.name}' is full: {path} needs {needed / 1e6:.1f} MB,"
+            f" {have} free below {self.workdir}",
+            f"remove old bundles on the board (`rm -r {self.workdir}`), or choose another workdir",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """See `Session.close`."""

@@ -1,0 +1,129 @@
+"""The runner's command line: `python3 -m runner BUNDLE --photos PATH... --out DIR`.
+
+One JSON line a photo on stdout, errors as one JSON line on stderr. Exit status: 0 done, 2 usage,
+3 photos or output, 4 the bundle or this board.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+from .bundle import Bundle, open_bundle
+from .errors import RunnerError
+
+_INPUT_EXIT, _BOARD_EXIT = 3, 4
+
+
+def main(arguments: "Optional[list[str]]" = None) -> int:
+    """Run the command line; returns the exit status."""
+    # What Python would cache below a bundle has not been checked by the next start.
+    sys.dont_write_bytecode = True
+    # tvm_ffi imports torch where it is installed: seconds, and memory, for nothing.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    options = _parser().parse_args(arguments)
+    try:
+        bundle = open_bundle(options.bundle, options.unpack)
+        _say(_checked(bundle))
+        if not options.check:
+            _run(bundle, options)
+    except RunnerError as error:
+        report = {"kind": error.kind, "error": error.message, "hint": error.hint}
+        sys.stderr.write(json.dumps(report) + "\n")
+        return _INPUT_EXIT if error.kind == "input" else _BOARD_EXIT
+    return 0
+
+
+def _run(bundle: Bundle, options: argparse.Namespace) -> None:
+    try:
+        from .run import Options, find_photos, listed_photos, run
+    except ImportError as error:
+        raise RunnerError(
+            "runtime",
+            f"this Python lacks a library: {error}",
+            "sudo apt-get install python3-numpy python3-pil",
+        ) from error
+    photos = listed_photos(options.list) if options.list else find_photos(options.photos)
+    if options.limit is not None:
+        photos = photos[: options.limit]
+    if not photos:
+        raise RunnerError("input", "no photos", "name files or folders: --photos PATH...")
+    settings = Options(
+        threads=options.threads or len(os.sched_getaffinity(0)),
+        warmup=options.warmup,
+        repeat=options.repeat,
+        latency_photos=options.latency_photos,
+        profile=options.profile,
+        every_stage=options.every_stage,
+    )
+    run(bundle, photos, options.out, settings, _say)
+
+
+def _say(line: "dict[str, Any]") -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def _checked(bundle: Bundle) -> "dict[str, Any]":
+    return {
+        "event": "checked",
+        "bundle": str(bundle.folder),
+        "sha256": bundle.sha256,
+        "cascade": bundle.manifest.cascade.name,
+        "board": bundle.manifest.target.board,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="runner", description="Classify photos with a compiled cascade, and measure it."
+    )
+    parser.add_argument("bundle", type=Path, help="a .tar file, or the folder it unpacks to")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--photos", type=Path, nargs="+", metavar="PATH", help="files or folders")
+    what.add_argument("--list", type=Path, metavar="FILE", help="lines of: id, tab, path")
+    what.add_argument("--check", action="store_true", help="check (and unpack) the bundle only")
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="results")
+    parser.add_argument("--unpack", type=Path, default=_cache(), metavar="DIR", help=_UNPACK_HELP)
+    parser.add_argument("--threads", type=_positive, metavar="N", help="default: all cores")
+    parser.add_argument("--warmup", type=_count, default=3, metavar="N", help="untimed runs first")
+    parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="runs a photo")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N photos")
+    parser.add_argument(
+        "--latency-photos", type=_count, metavar="N", help="repeat only the first N photos"
+    )
+    parser.add_argument(
+        "--profile", type=_count, default=0, metavar="N", help="time operators on N photos"
+    )
+    parser.add_argument("--every-stage", action="store_true", help="run all members on each photo")
+    return parser
+
+
+_UNPACK_HELP = "where archives are unpacked"
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edgecompress" / "bundles"
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

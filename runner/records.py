@@ -1,0 +1,172 @@
+"""One record a photo: what the board writes, the host's evaluation too, and the report compares.
+
+A photo is known by the SHA-256 of its file: the same on host and board whatever it is called, and
+a photo that was replaced is never taken for the old one.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+
+from .cascade import Outcome
+from .errors import RunnerError
+
+StrPath = Union[str, "os.PathLike[str]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What came of one photo: an outcome or an error, never both.
+
+    Attributes:
+        photo: SHA-256 of the file's content, hexadecimal (`photo_id`).
+        outcome: see `cascade.Outcome`; its `timings_ms` has `decode` too, and `total` includes it.
+        error: the one-line cause why there is no outcome.
+        error_kind: the `RunnerError.kind` of it.
+        repeats_ms: the timings of further runs of the same photo, as `Outcome.timings_ms`.
+    """
+
+    photo: str
+    outcome: Optional[Outcome] = None
+    error: Optional[str] = None
+    error_kind: Optional[str] = None
+    repeats_ms: tuple[dict[str, float], ...] = ()
+
+    @property
+    def timings_ms(self) -> tuple[dict[str, float], ...]:
+        """Of all runs of the photo; none where it failed."""
+        return () if self.outcome is None else (self.outcome.timings_ms, *self.repeats_ms)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; logits as base64 of little-endian float32."""
+        if self.outcome is None:
+            return {"photo": self.photo, "error": self.error, "error_kind": self.error_kind}
+        fields = {
+            field.name: getattr(self.outcome, field.name)
+            for field in dataclasses.fields(self.outcome)
+        }
+        fields["logits"] = base64.b64encode(self.outcome.logits.astype("<f4").tobytes()).decode()
+        fields["timings_ms"] = _rounded(self.outcome.timings_ms)
+        if self.repeats_ms:
+            fields["repeats_ms"] = [_rounded(timings) for timings in self.repeats_ms]
+        return {"photo": self.photo, **fields}
+
+    def to_line(self) -> str:
+        """One line of predictions.jsonl, with its newline."""
+        return json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def record_from_json(value: Any) -> Record:
+    """Read back `Record.to_json`.
+
+    Raises:
+        RunnerError: (`input`) it is not such a record.
+    """
+    try:
+        if "error" in value:
+            return Record(str(value["photo"]), None, str(value["error"]), str(value["error_kind"]))
+        predicted = value["predicted"]
+        outcome = Outcome(
+            logits=np.frombuffer(base64.b64decode(value["logits"]), "<f4").astype(np.float32),
+            top5=tuple((int(index), float(share)) for index, share in value["top5"]),
+            box=_four(value["box"]),
+            predicted=None if predicted is None else _four(predicted),
+            size=None if value["size"] is None else int(value["size"]),
+            stage=int(value["stage"]),
+            confidences=tuple(float(one) for one in value["confidences"]),
+            stage_top1=tuple(int(one) for one in value["stage_top1"]),
+            timings_ms=_timings(value["timings_ms"]),
+        )
+        repeats = tuple(_timings(one) for one in value.get("repeats_ms", ()))
+        return Record(str(value["photo"]), outcome, repeats_ms=repeats)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunnerError("input", f"not a prediction record: {error!r}") from error
+
+
+def _four(values: Any) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (float(value) for value in values)
+    return left, top, right, bottom
+
+
+def _timings(value: Any) -> dict[str, float]:
+    return {str(part): float(one) for part, one in value.items()}
+
+
+def _rounded(timings: Mapping[str, float]) -> dict[str, float]:
+    return {part: round(value, 4) for part, value in timings.items()}
+
+
+def photo_id(path: StrPath) -> str:
+    """The SHA-256 of the file.
+
+    Raises:
+        RunnerError: (`input`) it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise RunnerError("input", f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def iter_records(path: StrPath) -> Iterator[Record]:
+    """The records of a file in order, one in memory at a time; none where there is no file.
+
+    A last line without its end, which a killed run leaves, is left out.
+
+    Raises:
+        RunnerError: (`input`) another line is damaged.
+    """
+    if not Path(path).exists():
+        return
+    with Path(path).open(encoding="utf-8", errors="replace") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield record_from_json(json.loads(line))
+            except (ValueError, RunnerError) as error:
+                raise RunnerError(
+                    "input", f"{path}, line {number}: {error}", f"delete {path} and run again"
+                ) from error
+
+
+def read_records(path: StrPath) -> dict[str, Record]:
+    """All records of a file, by photo. Raises as `iter_records`."""
+    return {record.photo: record for record in iter_records(path)}
+
+
+def drop_torn_line(path: StrPath) -> None:
+    """Cut off a last line that has no end, so that the next one can be appended."""
+    if not Path(path).exists():
+        return
+    with Path(path).open("r+b") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        block = 1 << 16
+        while end > 0:
+            start = max(0, end - block)
+            stream.seek(start)
+            newline = stream.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        stream.truncate(end)
+
+
+def outcomes(records: Union[Iterable[Record], Mapping[str, Record]]) -> dict[str, Outcome]:
+    """Photo to outcome, of the records that have one."""
+    values = records.values() if isinstance(records, Mapping) else records
+    return {record.photo: record.outcome for record in values if record.outcome is not None}

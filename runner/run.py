@@ -1,0 +1,270 @@
+"""The run over many photos: every answer is on the disk before the next photo is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any, Optional
+
+from . import measure
+from .bundle import Bundle
+from .cascade import Network, Outcome, classify
+from .engine import Engine
+from .errors import RunnerError
+from .photo import decode
+from .profile import Profile
+from .records import Record, drop_torn_line, iter_records, photo_id
+from .spec import Cascade
+
+FORMAT = 1
+PREDICTIONS = "predictions.jsonl"
+MEASUREMENTS = "measurements.json"
+SETTINGS = "settings.json"
+
+Say = Callable[[dict[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A file and what its record is filed under (`records.photo_id`)."""
+
+    id: str
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run.
+
+    Attributes:
+        threads: CPU threads of the compiled networks.
+        warmup: classifications before the clock counts.
+        repeat: classifications of a photo; the first one's answer counts, all times do.
+        latency_photos: only so many photos are repeated; None is all of them.
+        profile: so many photos are run once more after the rest, with each operator timed.
+        every_stage: run the members after the one that answers too, for threshold curves; the
+            times of a photo are then those of all stages.
+    """
+
+    threads: int
+    warmup: int = 3
+    repeat: int = 1
+    latency_photos: Optional[int] = None
+    profile: int = 0
+    every_stage: bool = False
+
+
+def find_photos(paths: Iterable[Path]) -> "list[Photo]":
+    """Files, and the files below folders, each with its id; sorted within a folder."""
+    photos = []
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        photos += [Photo(_identity(one), one) for one in inside]
+    return photos
+
+
+def listed_photos(path: Path) -> "list[Photo]":
+    """Photos of a list: one line a photo, its id and its path with a tab between.
+
+    Raises:
+        RunnerError: (`input`) the list cannot be read, or a line is not like that.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise RunnerError("input", f"cannot read the list {path}: {error}") from error
+    photos = []
+    for number, line in enumerate(lines, start=1):
+        identity, separator, file = line.partition("\t")
+        if not separator or not identity:
+            raise RunnerError("input", f"{path}, line {number}: not an id, a tab and a path")
+        photos.append(Photo(identity, path.parent / file))
+    return photos
+
+
+def _identity(path: Path) -> str:
+    try:
+        return photo_id(path)
+    except RunnerError:
+        return str(path)
+
+
+def run(bundle: Bundle, photos: Sequence[Photo], out: Path, options: Options, say: Say) -> None:
+    """Classify photos and write predictions.jsonl and measurements.json into `out`.
+
+    Photos that predictions.jsonl has already are not run again. A photo that cannot be read is a
+    record with its error, and is counted.
+
+    Args:
+        say: is told of each photo, with `done` and `total`.
+
+    Raises:
+        RunnerError: the runtime or a network fails; `out` has the predictions of another bundle or
+            of other settings; or no photo at all could be classified.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, bundle, options)
+    predictions = out / PREDICTIONS
+    drop_torn_line(predictions)
+    known = {record.photo for record in iter_records(predictions)}
+    todo = list({photo.id: photo for photo in photos if photo.id not in known}.values())
+    if not todo and (out / MEASUREMENTS).exists():
+        return
+    cascade = bundle.manifest.cascade
+    started = time.perf_counter()
+    before = measure.telemetry()
+    engine = Engine(bundle, options.threads)
+    say({"event": "loaded", "load_ms": round(engine.load_ms, 1), "resumed": len(known)})
+    _warm_up(cascade, engine, todo, options.warmup)
+    with predictions.open("a", encoding="utf-8") as stream:
+        for index, photo in enumerate(todo):
+            repeated = options.latency_photos is None or index < options.latency_photos
+            record = _classify(cascade, engine, photo, options, options.repeat if repeated else 1)
+            _append(stream, record)
+            say(_progress(cascade, record, index + 1, len(todo)))
+    after = measure.telemetry()
+    result = {
+        "format": FORMAT,
+        "bundle_sha256": bundle.sha256,
+        "identity": measure.identity(),
+        "options": dataclasses.asdict(options),
+        "telemetry": {"before": before, "after": after},
+        "load_ms": round(engine.load_ms, 1),
+        "peak_rss_mib": measure.peak_rss_mib(),
+        "wall_s": round(time.perf_counter() - started, 3),
+        "photos_resumed": len(known),
+        "operators": _operators(cascade, engine, photos, options),
+        **_tally(predictions),
+    }
+    _write_whole(out / MEASUREMENTS, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    if result["photos"] == 0 and result["photos_failed"] > 0:
+        raise RunnerError(
+            "input",
+            f"none of the {result['photos_failed']} photos could be classified",
+            f"see the errors in {predictions}",
+        )
+
+
+def _claim(out: Path, bundle: Bundle, options: Options) -> None:
+    """Mark `out` as this run's, or refuse where it is another's: numbers must not mix."""
+    settings = {"bundle_sha256": bundle.sha256, **dataclasses.asdict(options)}
+    path = out / SETTINGS
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        (out / PREDICTIONS).write_bytes(b"")
+        _write_whole(path, json.dumps(settings) + "\n")
+    elif found != settings:
+        raise RunnerError(
+            "input",
+            f"{out} holds a run of another bundle or with other options",
+            "choose another --out, or remove that folder",
+        )
+
+
+def _warm_up(cascade: Cascade, network: Network, photos: Sequence[Photo], count: int) -> None:
+    """Run all networks `count` times on the first photo that can be read."""
+    for photo in photos if count else ():
+        try:
+            image = decode(photo.path)
+        except RunnerError:
+            continue
+        for _ in range(count):
+            classify(cascade, image, network, every_stage=True)
+        return
+
+
+def _classify(
+    cascade: Cascade, network: Network, photo: Photo, options: Options, repeat: int
+) -> Record:
+    try:
+        first = _once(cascade, network, photo, options.every_stage)
+        again = tuple(
+            _once(cascade, network, photo, options.every_stage).timings_ms
+            for _ in range(repeat - 1)
+        )
+        return Record(photo.id, first, repeats_ms=again)
+    except RunnerError as error:
+        if error.kind != "input":
+            raise
+        return Record(photo.id, None, error.message, error.kind)
+
+
+def _once(cascade: Cascade, network: Network, photo: Photo, every_stage: bool) -> Outcome:
+    start = time.perf_counter()
+    image = decode(photo.path)
+    decode_ms = (time.perf_counter() - start) * 1e3
+    outcome = classify(cascade, image, network, every_stage=every_stage)
+    timings = {"decode": decode_ms, **outcome.timings_ms}
+    timings["total"] += decode_ms
+    return dataclasses.replace(outcome, timings_ms=timings)
+
+
+def _append(stream: IO[str], record: Record) -> None:
+    try:
+        stream.write(record.to_line())
+        stream.flush()
+    except OSError as error:
+        raise RunnerError(
+            "disk", f"cannot write predictions: {error.strerror}", "free some space on the board"
+        ) from error
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write beside, then rename: a killed run leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _progress(cascade: Cascade, record: Record, done: int, total: int) -> dict[str, Any]:
+    line: dict[str, Any] = {"event": "photo", "done": done, "total": total, "photo": record.photo}
+    if record.outcome is None:
+        return {**line, "error": record.error}
+    index, share = record.outcome.top5[0]
+    return {
+        **line,
+        "label": cascade.labels[index],
+        "probability": round(share, 4),
+        "stage": record.outcome.stage,
+        "total_ms": round(record.outcome.timings_ms["total"], 2),
+    }
+
+
+def _operators(
+    cascade: Cascade, engine: Engine, photos: Sequence[Photo], options: Options
+) -> dict[str, Any]:
+    """Times of every operator of every network, or the reason why there are none."""
+    if options.profile == 0:
+        return {"value": None, "reason": "not asked for"}
+    profile = Profile()
+    reason = engine.instrument(profile.observe)
+    if reason:
+        return {"value": None, "reason": reason}
+    readable = 0
+    for photo in photos:
+        try:
+            image = decode(photo.path)
+        except RunnerError:
+            continue
+        classify(cascade, image, engine, every_stage=True)
+        readable += 1
+        if readable == options.profile:
+            break
+    return {"value": profile.result(), "reason": None}
+
+
+def _tally(predictions: Path) -> dict[str, Any]:
+    """Counts and latencies of the whole file: of this process and of those before it."""
+    done = failed = 0
+    timings = []
+    for record in iter_records(predictions):
+        done += record.outcome is not None
+        failed += record.outcome is None
+        timings += record.timings_ms
+    return {"photos": done, "photos_failed": failed, "latency_ms": measure.latency(timings)}

@@ -1,0 +1,243 @@
+"""A board is data: what the compiler, the tuner and the report need to know about it.
+
+Every board is one TOML file in `targets/boards/`, or in the folder `boards` of the user's
+configuration. The board `host` is the machine that this runs on: its file holds what cannot be
+found out, the rest is filled in by `host.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from edgecompress.errors import BoardError, unknown_name
+from edgecompress.files import config_dir
+
+from .schema import Strict, read_toml
+
+BOARDS = Path(__file__).parent / "boards"
+
+Kind = Literal["host", "virtual", "ssh"]
+Arch = Literal["aarch64", "x86_64", "armv7l", "armv6l"]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Cores of one sort.
+
+    Attributes:
+        core: the core's name as Arm or LLVM gives it ("cortex-a72").
+        cores: how many of them.
+        mhz: highest clock of the stock firmware, MHz.
+        l1d_kib: first-level data cache of one core, KiB.
+        l2_kib: second-level cache that one core can use (shared or its own), KiB.
+        vector_bits: width of a vector register, bits; 32 where there are no vectors.
+        vector_registers: how many vector registers a kernel may use.
+        fma_per_cycle: fused multiply-adds of full vectors that a core can start in one cycle.
+    """
+
+    core: str
+    cores: int
+    mhz: int
+    l1d_kib: int
+    l2_kib: int
+    vector_bits: int
+    vector_registers: int
+    fma_per_cycle: float
+
+    @property
+    def peak_gflops(self) -> float:
+        """Peak of ONE core in float32, a multiply-add counted as two operations."""
+        return 2 * self.fma_per_cycle * (self.vector_bits / 32) * self.mhz / 1000
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """Where a board tells how it feels; empty where it does not.
+
+    Attributes:
+        temperature: file with the SoC's temperature in thousandths of a degree Celsius.
+        throttled: command that prints throttling flags (`throttled=0x0`), as an argument list.
+    """
+
+    temperature: str = ""
+    throttled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Board:
+    """One sort of board.
+
+    Attributes:
+        name: how commands name it ("rpi4b").
+        title: how people name it ("Raspberry Pi 4 Model B").
+        soc: system on chip ("BCM2711").
+        kind: `host` (this machine), `virtual` (arm64 userland under QEMU here), `ssh`.
+        arch: as `uname -m` prints it under the supported operating system.
+        triple: LLVM target triple.
+        mcpu: LLVM cpu name; of the slowest cluster where two instruction sets differ.
+        mattr: LLVM features beyond what is asked for by `mcpu`, each with its sign.
+        features: flags that /proc/cpuinfo must show for the compiled code to run.
+        glibc: oldest C library that a compiled file may ask for.
+        python: version of the board's Python, for which its runtime is chosen.
+        clusters: fastest first.
+        memory_mib: of the smallest model sold, MiB.
+        supported: whether bundles can be made for it.
+        reason: why not, where not.
+    """
+
+    name: str
+    title: str
+    soc: str
+    kind: Kind
+    arch: Arch
+    triple: str
+    mcpu: str
+    mattr: tuple[str, ...]
+    features: tuple[str, ...]
+    glibc: str
+    python: str
+    clusters: tuple[Cluster, ...]
+    memory_mib: int
+    telemetry: Telemetry = Telemetry()
+    supported: bool = True
+    reason: str = ""
+
+    @property
+    def cores(self) -> int:
+        """Cores of all clusters."""
+        return sum(cluster.cores for cluster in self.clusters)
+
+    @property
+    def fast(self) -> Cluster:
+        """The cluster whose single core is fastest."""
+        return max(self.clusters, key=lambda cluster: cluster.peak_gflops)
+
+    def tvm_target(self) -> dict[str, Any]:
+        """The description that `tvm.target.Target` takes. `num-cores` are those of `fast`."""
+        target: dict[str, Any] = {
+            "kind": "llvm",
+            "mtriple": self.triple,
+            "mcpu": self.mcpu,
+            "num-cores": self.fast.cores,
+        }
+        if self.mattr:
+            target["mattr"] = list(self.mattr)
+        return target
+
+
+_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
+_Text = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class _Cluster(Strict):
+    core: _Word
+    cores: Annotated[int, Field(ge=1, le=1024)]
+    mhz: Annotated[int, Field(ge=100, le=10_000)]
+    l1d_kib: Annotated[int, Field(ge=1, le=1024)]
+    l2_kib: Annotated[int, Field(ge=0, le=1 << 20)]
+    vector_bits: Literal[32, 128, 256, 512]
+    vector_registers: Literal[16, 32]
+    fma_per_cycle: Annotated[float, Field(gt=0, le=8)]
+
+
+class _Telemetry(Strict):
+    temperature: Annotated[str, Field(pattern=r"^(/sys/[A-Za-z0-9/_.:-]+)?$")] = ""
+    throttled: list[_Text] = Field(default=[], max_length=8)
+
+
+class _BoardFile(Strict):
+    title: _Text
+    soc: _Text
+    kind: Literal["virtual", "ssh"]
+    arch: Arch
+    triple: _Word
+    mcpu: _Word
+    mattr: list[Annotated[str, Field(pattern=r"^[+-][a-z0-9.-]+$")]]
+    features: list[_Word]
+    glibc: Annotated[str, Field(pattern=r"^2\.[0-9]{1,2}$")]
+    python: Annotated[str, Field(pattern=r"^3\.[0-9]{1,2}$")]
+    memory_mib: Annotated[int, Field(ge=64, le=1 << 24)]
+    clusters: Annotated[list[_Cluster], Field(min_length=1, max_length=4)]
+    telemetry: _Telemetry = _Telemetry()
+    supported: bool = True
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _reasoned(self) -> _BoardFile:
+        if self.supported == bool(self.reason):
+            raise ValueError("'reason' says why 'supported' is false, and stands only then")
+        return self
+
+
+class _HostFile(Strict):
+    title: _Text
+    kind: Literal["host"]
+
+
+def board_names() -> list[str]:
+    """The names of all boards that are described, sorted, the user's own included."""
+    return sorted(_files())
+
+
+def load_board(name: str) -> Board:
+    """The description of one board, supported or not.
+
+    Raises:
+        BoardError: no board is called so; the hint offers the near names.
+        InputError: its file is damaged; the message names file and key.
+    """
+    files = _files()
+    if name not in files:
+        raise unknown_name("board", name, sorted(files), BoardError, "edgecompress boards list")
+    return _load(name, files[name])
+
+
+def require_supported(board: Board) -> Board:
+    """The same board.
+
+    Raises:
+        BoardError: nothing can be compiled for it; the message gives the reason.
+    """
+    if board.supported:
+        return board
+    raise BoardError(
+        f"{board.title} ('{board.name}') is not supported: {board.reason}",
+        "`edgecompress boards list` shows the boards that are",
+    )
+
+
+def _files() -> dict[str, Path]:
+    own = {path.stem: path for path in sorted((config_dir() / "boards").glob("*.toml"))}
+    return own | {path.stem: path for path in sorted(BOARDS.glob("*.toml"))}
+
+
+@lru_cache(maxsize=64)
+def _load(name: str, path: Path) -> Board:
+    if name == "host":
+        from .host import host_board
+
+        return host_board(read_toml(path, _HostFile, "board file").title)
+    described = read_toml(path, _BoardFile, "board file")
+    return Board(
+        name=name,
+        title=described.title,
+        soc=described.soc,
+        kind=described.kind,
+        arch=described.arch,
+        triple=described.triple,
+        mcpu=described.mcpu,
+        mattr=tuple(described.mattr),
+        features=tuple(described.features),
+        glibc=described.glibc,
+        python=described.python,
+        clusters=tuple(Cluster(**cluster.model_dump()) for cluster in described.clusters),
+        memory_mib=described.memory_mib,
+        telemetry=Telemetry(described.telemetry.temperature, tuple(described.telemetry.throttled)),
+        supported=described.supported,
+        reason=described.reason,
+    )

@@ -1,0 +1,79 @@
+"""The command line as a user meets it: help, JSON, and two lines instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VERBS = ["run", "compress", "export", "tune", "compile", "deploy", "bench", "report", "doctor"]
+
+
+@pytest.fixture(autouse=True)
+def _own_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CONFIG", str(tmp_path / "config"))
+
+
+def edgecompress(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgecompress.cli.main", *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "boards add", "boards start", "data", "data get"])
+def test_help_teaches_with_an_example(verb: str) -> None:
+    shown = edgecompress(*verb.split(), "--help")
+    assert shown.returncode == 0
+    assert f"edgecompress {verb}" in shown.stdout.split("Example")[1]
+    assert "--json" in shown.stdout
+
+
+def test_boards_as_one_json_document() -> None:
+    shown = edgecompress("boards", "--json")
+    boards = {board["name"]: board for board in json.loads(shown.stdout)["boards"]}
+    assert {"host", "virtual-pi4", "rpi4b", "rpi5"} <= boards.keys()
+    assert not boards["rpi2b"]["supported"]
+    assert boards["rpi2b"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "cause", "hint"),
+    [
+        (["run", "none.toml"], 3, "none.toml", "examples/demo.toml"),
+        (["run", "examples/demo.toml", "--board", "rpi4"], 4, "'rpi4'", "rpi4b"),
+        (["run", "examples/demo.toml", "--board", "rpi2b"], 4, "32-bit", "boards list"),
+        (["tune", "examples/demo.toml", "--budget", "soon"], 2, "soon", ""),
+        (["data", "get", "imagenet"], 2, "imagenet", "imagenette"),
+        (["boards", "start", "host"], 2, "host", "virtual-pi4"),
+        (["boards", "remove", "kitchen"], 4, "kitchen", "boards list"),
+        (["export", "efficientnet_lite9.in1k", "--out", "x.onnx"], 2, "lite9", "lite0"),
+    ],
+)
+def test_mistakes_are_two_lines_and_a_code(
+    argv: list[str], code: int, cause: str, hint: str, tmp_path: Path
+) -> None:
+    out = ["--out", str(tmp_path / "out")] if argv[0] in ("run", "tune") else []
+    shown = edgecompress(*argv, *out)
+    assert shown.returncode == code, shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert cause in shown.stderr
+    assert hint in shown.stderr
+    assert not (ROOT / "x.onnx").exists()
+
+
+def test_an_error_as_json() -> None:
+    shown = edgecompress("run", "none.toml", "--json")
+    assert shown.returncode == 3
+    assert json.loads(shown.stdout)["error"]["exit_code"] == 3
+
+
+def test_a_board_of_mine_is_listed_until_removed() -> None:
+    argv = ["boards", "add", "kitchen", "--board", "rpi4b", "--host", "192.0.2.1", "--user", "pi"]
+    assert edgecompress(*argv).returncode == 0
+    shown = json.loads(edgecompress("boards", "--json").stdout)
+    assert [board["name"] for board in shown["yours"]] == ["kitchen"]
+    assert edgecompress("boards", "remove", "kitchen").returncode == 0
+    assert json.loads(edgecompress("boards", "--json").stdout)["yours"] == []

@@ -1,0 +1,213 @@
+"""The whole way from photos to a cascade folder, on a set small enough for seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from edgecompress import events
+from edgecompress.compress.config import CompressConfig
+from edgecompress.compress.evaluate import evaluate
+from edgecompress.compress.photos import image_folder
+from edgecompress.compress.plan import compress_photos
+from edgecompress.compress.workbook import Workbook
+from edgecompress.errors import InputError, UsageError
+
+TABLE = {
+    "held_out": 0.25,
+    "base": {"family": "resnet18", "width": 0.125, "resolution": 32},
+    "train": {"epochs": 6, "batch": 16, "rate": 0.02, "decay": 0.01, "scale": 0.6},
+    "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 2},
+    "shrink": {"epochs": 1},
+    "members": {"budgets": [0.4, 1.0], "epochs": 2, "tune_epochs": 1},
+    "quick": {"train": {"epochs": 3}, "members": {"epochs": 1}},
+}
+
+
+def _compress(shapes, root: Path, table: dict | None = None, quick: bool = True) -> Path:
+    config = CompressConfig.model_validate({**TABLE, **(table or {})})
+    train, val = (image_folder(path) for path in shapes)
+    return compress_photos(config, train, val, root / "work", root / "cascade", quick)
+
+
+@pytest.fixture(scope="module")
+def finished(shapes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("job")
+    _compress(shapes, root, {"crop": "always"})
+    return root
+
+
+def _trainings(seen: list[events.Event]) -> list[str]:
+    return [e.task for e in seen if e.kind == "begin" and e.task.startswith("training")]
+
+
+def test_the_folder_is_complete_and_runs(finished: Path, shapes) -> None:
+    out = finished / "cascade"
+    names = {path.name for path in out.iterdir()}
+    assert {"cascade.json", "compression.json", "predictor.onnx", "member40.onnx"} <= names
+    predictions = evaluate(out, image_folder(shapes[1]))
+    compression = json.loads((out / "compression.json").read_text())
+    told = compression["validation"]["cascade"]
+    # One photo at a time through the runner, or in batches: the same answers.
+    assert predictions.top1 == pytest.approx(told["top1"], abs=1e-4)
+    assert predictions.mean_macs == pytest.approx(told["mean_macs"], abs=1)
+    assert predictions.hit_rates == pytest.approx(told["hit_rates"], abs=1e-4)
+    assert compression["crop"] == "crop"
+    assert compression["steps"]["predictor"]["held_out"] > 0
+    points = compression["steps"]["shrink"]["points"]
+    assert [point["dimension"] for point in points] == [None, "depth", "width", "resolution"]
+    assert compression["variants"]["crop"]["curve"]
+
+
+def test_a_second_run_trains_nothing(finished: Path, shapes) -> None:
+    before = (finished / "cascade" / "cascade.json").read_bytes()
+    seen: list[events.Event] = []
+    with events.listening(seen.append):
+        _compress(shapes, finished, {"crop": "always"})
+    assert _trainings(seen) == []
+    assert not any("ONNX" in event.task or "reading" in event.task for event in seen)
+    assert (finished / "cascade" / "cascade.json").read_bytes() == before
+
+
+def test_only_what_depends_on_a_change_is_done_again(finished: Path, shapes) -> None:
+    seen: list[events.Event] = []
+    members = {**TABLE["members"], "tune_rate": 0.2}
+    with events.listening(seen.append):
+        _compress(shapes, finished, {"crop": "always", "members": members})
+    assert _trainings(seen) == ["training member40-crop", "training member100-crop"]
+
+
+def test_without_crops_there_is_no_predictor(shapes, finished: Path) -> None:
+    # The same work folder: what both ways share is not trained again.
+    seen: list[events.Event] = []
+    with events.listening(seen.append):
+        out = _compress(shapes, finished, {"crop": "never"})
+    assert _trainings(seen) == ["training member40-whole", "training member100-whole"]
+    assert json.loads((out / "cascade.json").read_text())["predictor"] is None
+    assert not (out / "predictor.onnx").exists()
+    assert json.loads((out / "compression.json").read_text())["crop"] == "whole"
+
+
+def test_auto_says_what_it_compared(shapes, finished: Path) -> None:
+    told: list[events.Event] = []
+    with events.listening(told.append):
+        out = _compress(shapes, finished, {"crop": "auto"})
+    compression = json.loads((out / "compression.json").read_text())
+    assert set(compression["variants"]) == {"whole", "crop"}
+    whole, crop = (compression["variants"][kind] for kind in ("whole", "crop"))
+    within = [
+        point["top1"]
+        for point in crop["curve"]
+        if point["mean_macs"] <= whole["chosen"]["mean_macs"]
+    ]
+    pays = bool(within) and max(within) > whole["chosen"]["top1"]
+    assert compression["crop"] == ("crop" if pays else "whole")
+    assert any("cropping" in event.text for event in told if event.kind == "note")
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+import torch
+torch.set_num_threads(1)
+from test_compress_job import _compress
+_compress(({train!r} and Path({train!r}), Path({val!r})), Path({root!r}), {{"crop": "never"}})
+"""
+
+
+def test_a_killed_job_goes_on(shapes, tmp_path: Path) -> None:
+    script = CHILD.format(
+        folder=str(Path(__file__).parent),
+        train=str(shapes[0]),
+        val=str(shapes[1]),
+        root=str(tmp_path),
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ))
+    deadline = time.monotonic() + 90
+    record = tmp_path / "work" / "trial-depth.json"
+    while not record.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (tmp_path / "cascade").exists()
+    seen: list[events.Event] = []
+    with events.listening(seen.append):
+        out = _compress(shapes, tmp_path, {"crop": "never"})
+    trained = _trainings(seen)
+    assert "training base" not in trained
+    assert "training trial-depth" not in trained
+    assert "training member40-whole" in trained
+    assert (out / "cascade.json").exists()
+    assert not list((tmp_path / "work").glob("*.checkpoint"))
+
+
+def test_a_lost_artefact_is_made_again(tmp_path: Path) -> None:
+    book = Workbook(tmp_path)
+    runs: list[str] = []
+
+    def work(fingerprint: str) -> dict:
+        runs.append(fingerprint)
+        book.path("file").write_text("x")
+        return {"n": len(runs)}
+
+    first = book.step("one", {"a": 1}, work, ("file",))
+    assert book.step("one", {"a": 1}, work, ("file",)) == first
+    book.path("file").unlink()
+    assert book.step("one", {"a": 1}, work, ("file",)).result == {"n": 2}
+    assert book.step("one", {"a": 2}, work, ("file",)).fingerprint != first.fingerprint
+    assert len(runs) == 3
+
+
+def test_sets_of_different_classes_are_refused(shapes, tmp_path: Path) -> None:
+    train, val = (image_folder(path) for path in shapes)
+    other = type(val)(val.name, val.paths, val.targets, ("disc", "cube"))
+    with pytest.raises(InputError, match="different classes"):
+        compress_photos(CompressConfig(), train, other, tmp_path / "w", tmp_path / "c", True)
+
+
+def test_a_diverging_job_says_what_to_change(shapes, tmp_path: Path) -> None:
+    table = {"train": {**TABLE["train"], "optimizer": "sgd", "rate": 1e30}}
+    with pytest.raises(UsageError) as caught:
+        _compress(shapes, tmp_path, table)
+    assert "learning rate" in caught.value.hint
+    assert not (tmp_path / "cascade").exists()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"base": {"famly": "resnet18"}},
+        {"crop": "sometimes"},
+        {"members": {"budgets": [0.5, 0.25]}},
+        {"predictor": {"sizes": [0.5]}},
+        {"cascade": {"macs": 0.5, "top1": 0.9}},
+        {"quick": {"train": {"epochs": 0}}},
+        {"held_out": 1.0},
+    ],
+)
+def test_mistakes_in_the_table_are_found_before_anything_runs(table: dict) -> None:
+    with pytest.raises(ValidationError):
+        CompressConfig.model_validate(table)
+
+
+def test_quick_lays_over() -> None:
+    config = CompressConfig.model_validate(TABLE)
+    assert config.resolved(quick=True).train.epochs == 3
+    assert config.resolved(quick=True).train.batch == 16
+    assert config.resolved(quick=False).train.epochs == 6
+
+
+def test_the_example_is_valid() -> None:
+    path = Path(__file__).parents[2] / "examples" / "imagenette.toml"
+    config = CompressConfig.model_validate(tomllib.loads(path.read_text())["compress"])
+    assert config.resolved(quick=True).base.spec(10).macs < config.base.spec(10).macs

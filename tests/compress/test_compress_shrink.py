@@ -1,0 +1,103 @@
+"""Compound shrinking: exponents from measured points, members for budgets."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.shrink import (
+    DIMENSIONS,
+    TrialPoint,
+    along,
+    exponents,
+    propose,
+    trial_specs,
+)
+from edgecompress.errors import UsageError
+
+BASE = NetworkSpec("resnet18", 1.0, 1.0, 128, 10)
+PHOTOS = 1_000_000  # so many that the standard error does not count
+
+
+def _points(lost: dict[str, float], photos: int = PHOTOS) -> list[TrialPoint]:
+    trials = trial_specs(BASE, 0.5)
+    return [
+        TrialPoint(None, BASE, 0.8, photos),
+        *(TrialPoint(name, trials[name], 0.8 - lost[name], photos) for name in DIMENSIONS),
+    ]
+
+
+def test_trials_shrink_one_dimension_to_about_the_share() -> None:
+    for name, spec in trial_specs(BASE, 0.5).items():
+        changed = [d for d in DIMENSIONS if getattr(spec, d) != getattr(BASE, d)]
+        assert changed == [name]
+        assert spec.macs / BASE.macs == pytest.approx(0.5, abs=0.06)
+
+
+def test_what_costs_more_accuracy_shrinks_less() -> None:
+    shares = exponents(_points({"depth": 0.08, "width": 0.02, "resolution": 0.04}))
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["width"] > shares["resolution"] > shares["depth"]
+    # l^2 / loss, by hand.
+    weights = {
+        point.dimension: math.log(BASE.macs / point.spec.macs) ** 2 / (0.8 - point.accuracy)
+        for point in _points({"depth": 0.08, "width": 0.02, "resolution": 0.04})[1:]
+    }
+    assert shares["depth"] == pytest.approx(weights["depth"] / sum(weights.values()))
+
+
+def test_noise_is_not_taken_for_a_gain() -> None:
+    # On 100 photos one cannot tell -2 points from +1: all dimensions count alike.
+    shares = exponents(_points({"depth": -0.02, "width": 0.01, "resolution": 0.03}, photos=100))
+    assert max(shares.values()) < 0.45
+
+
+def test_a_network_without_depth_to_give_keeps_it() -> None:
+    thin = NetworkSpec("resnet18", 1.0, 0.5, 128, 10)
+    trials = trial_specs(thin, 0.5)
+    points = [TrialPoint(None, thin, 0.8, PHOTOS)]
+    points += [TrialPoint(name, trials[name], 0.7, PHOTOS) for name in DIMENSIONS]
+    shares = exponents(points)
+    assert shares["depth"] == 0
+    assert sum(shares.values()) == pytest.approx(1)
+    with pytest.raises(UsageError):
+        exponents(points[:1])
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.floats(0.05, 1), min_size=3, max_size=3), st.floats(0.08, 0.95))
+def test_proposals_keep_the_budget_and_use_it(weights: list[float], budget: float) -> None:
+    shares = {d: w / sum(weights) for d, w in zip(DIMENSIONS, weights, strict=True)}
+    spec = propose(BASE, shares, budget)
+    assert spec.macs <= budget * BASE.macs
+    assert spec.macs >= 0.6 * budget * BASE.macs
+    assert spec.resolution % 8 == 0
+    assert spec.width <= BASE.width
+
+
+def test_a_budget_of_one_is_the_base_and_tiny_ones_are_refused() -> None:
+    shares = dict.fromkeys(DIMENSIONS, 1 / 3)
+    assert propose(BASE, shares, 1.0) == BASE
+    with pytest.raises(UsageError, match="budget"):
+        propose(BASE, shares, 1e-6)
+
+
+def test_the_cost_may_be_measured() -> None:
+    asked: list[NetworkSpec] = []
+
+    def milliseconds(spec: NetworkSpec) -> float:
+        asked.append(spec)
+        return 2.0 + spec.macs / 1e8  # a fixed cost that MACs do not show
+
+    spec = propose(BASE, dict.fromkeys(DIMENSIONS, 1 / 3), 0.5, milliseconds)
+    assert milliseconds(spec) <= 0.5 * milliseconds(BASE)
+    assert len(asked) < 15
+
+
+def test_shares_say_what_shrinks() -> None:
+    only_resolution = along(BASE, {"depth": 0.0, "width": 0.0, "resolution": 1.0}, 0.25)
+    assert only_resolution == NetworkSpec("resnet18", 1.0, 1.0, 64, 10)

@@ -1,0 +1,188 @@
+"""The training loop: learns, resumes exactly after SIGKILL, refuses to diverge silently."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecompress import events
+from edgecompress.compress.augment import Augment
+from edgecompress.compress.loader import load_cache, runner_inputs
+from edgecompress.compress.material import IMAGENET_PIXELS, centred
+from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.photos import image_folder
+from edgecompress.compress.tasks import BoxTask, ClassifyTask, Held, Teacher
+from edgecompress.compress.train import Recipe, learning_rate, train
+from edgecompress.errors import UsageError
+
+SPEC = NetworkSpec("resnet18", 0.125, 0.5, 32, 2)
+RECIPE = Recipe(epochs=4, batch=16, rate=0.01, optimizer="adamw", decay=0.01, smoothing=0.0)
+
+
+def _task(shapes) -> ClassifyTask:
+    photos, held = (image_folder(root) for root in shapes)
+    held_cache = load_cache(held, 32)
+    inputs = runner_inputs(held, held_cache.positions, centred, SPEC.resolution)
+    return ClassifyTask(
+        cache=load_cache(photos, 40),
+        resolution=SPEC.resolution,
+        preprocess=IMAGENET_PIXELS,
+        augment=Augment((0.6, 1.0)),
+        held=Held(inputs, held_cache.targets),
+    )
+
+
+def _network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return SPEC.build()
+
+
+def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 0.02), ("sgd", 0.1)])
+def test_it_learns(optimizer, rate: float, shapes, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=8, optimizer=optimizer, rate=rate)
+    outcome = train(_network(), _task(shapes), recipe, tmp_path / "checkpoint", "shapes")
+    assert outcome.measures[-1] >= 0.9
+    assert outcome.losses[-1] < 0.5 * outcome.losses[0]
+    assert len(outcome.losses) == 8
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(shapes, tmp_path: Path) -> None:
+    networks = [_network() for _ in range(3)]
+    before = torch.random.get_rng_state()
+    for index, (network, seed) in enumerate(zip(networks, (3, 3, 4), strict=True)):
+        recipe = replace(RECIPE, epochs=1, seed=seed)
+        train(network, _task(shapes), recipe, tmp_path / f"{index}", "shapes")
+    assert _same(networks[0], networks[1])
+    assert not _same(networks[0], networks[2])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+import torch
+torch.set_num_threads(1)
+from test_compress_train import RECIPE, _network, _task
+from edgecompress.compress.train import train
+train(_network(), _task((Path({fit!r}), Path({val!r}))), RECIPE, Path({checkpoint!r}), "shapes")
+"""
+
+
+def test_a_killed_training_ends_with_the_same_weights(shapes, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = _network()
+        train(whole, _task(shapes), RECIPE, tmp_path / "whole", "shapes")
+        checkpoint = tmp_path / "killed"
+        script = CHILD.format(
+            folder=str(Path(__file__).parent),
+            fit=str(shapes[0]),
+            val=str(shapes[1]),
+            checkpoint=str(checkpoint),
+        )
+        child = subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ))
+        deadline = time.monotonic() + 60
+        while not checkpoint.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        done = len(torch.load(checkpoint, weights_only=True)["losses"])
+        assert 1 <= done < RECIPE.epochs
+        resumed = _network()
+        steps: list[events.Event] = []
+        task = _task(shapes)
+        with events.listening(steps.append):
+            outcome = train(resumed, task, RECIPE, checkpoint, "shapes")
+        assert len(outcome.losses) == RECIPE.epochs
+        assert sum(event.kind == "advance" for event in steps if event.task == "shapes") == (
+            1 + 3 * (RECIPE.epochs - done)
+        )
+        assert _same(whole, resumed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_not_gone_on_from(shapes, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    recipe = replace(RECIPE, epochs=1)
+    first = _network()
+    train(first, _task(shapes), recipe, checkpoint, "shapes", identity="first")
+    content = checkpoint.read_bytes()
+    told: list[events.Event] = []
+    for wrong in (content[: len(content) // 2], b"", content):
+        checkpoint.write_bytes(wrong)
+        again = _network()
+        with events.listening(told.append):
+            train(again, _task(shapes), recipe, checkpoint, "shapes", identity="second")
+        assert _same(first, again)
+        assert any(event.kind == "advance" and event.done > 0 for event in told)
+        told.clear()
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_a_hint(shapes, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, rate=1e30, optimizer="sgd", warmup=0.0)
+    checkpoint = tmp_path / "checkpoint"
+    with pytest.raises(UsageError, match=r"loss is (nan|inf)") as caught:
+        train(_network(), _task(shapes), recipe, checkpoint, "shapes")
+    assert "learning rate" in caught.value.hint
+    assert not checkpoint.exists()
+
+
+def test_a_teacher_is_followed(shapes, tmp_path: Path) -> None:
+    # A teacher that calls everything class 1, and a loss that listens to nobody else.
+    def stubborn(images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1:] == (3, 48, 48)
+        return torch.tensor([[0.0, 8.0]]).repeat(len(images), 1)
+
+    task = replace(_task(shapes), teacher=Teacher(stubborn, 48))
+    recipe = replace(RECIPE, distil=1.0, epochs=6)
+    network = _network()
+    train(network, task, recipe, tmp_path / "checkpoint", "shapes")
+    with torch.no_grad():
+        answers = network(task.batch(torch.arange(48), torch.Generator())[0]).argmax(1)
+    assert answers.float().mean() > 0.9
+
+
+def test_boxes_are_learnt(shapes, tmp_path: Path) -> None:
+    task = _task(shapes)
+    boxes = torch.tensor([[0.25, 0.25, 0.75, 0.75]]).repeat(len(task.cache), 1)
+    inputs = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
+    spec = NetworkSpec("foreground_predictor", 0.5, 0.5, 32, 4)
+    # Hardly any cropping: the wanted box is the same for all photos.
+    boxer = BoxTask(
+        cache=task.cache,
+        boxes=boxes,
+        resolution=32,
+        preprocess=IMAGENET_PIXELS,
+        augment=Augment((0.999, 1.0), ratio=1.0),
+        kind="giou",
+        held=Held(inputs, boxes[:4]),
+    )
+    recipe = replace(RECIPE, epochs=12, rate=0.005)
+    outcome = train(spec.build(), boxer, recipe, tmp_path / "checkpoint", "boxes")
+    assert outcome.losses[-1] < 0.2
+
+
+@given(st.integers(1, 200), st.floats(0, 10), st.floats(0, 1))
+def test_the_rate_warms_up_and_falls_to_zero(epochs: int, warmup: float, share: float) -> None:
+    recipe = Recipe(epochs=epochs, rate=0.1, warmup=warmup)
+    assert 0 <= learning_rate(recipe, share * epochs) <= 0.1 + 1e-12
+    assert learning_rate(recipe, epochs) == pytest.approx(0, abs=1e-9)
+    assert learning_rate(recipe, min(warmup, epochs / 2)) == pytest.approx(0.1)

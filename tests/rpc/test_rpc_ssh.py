@@ -1,0 +1,286 @@
+"""SSH as it is met: faults are made, on the virtual board's real server or in front of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edgecompress.errors import BoardError
+from edgecompress.rpc import connect, probe, virtual
+from edgecompress.rpc.deadline import Deadline
+from edgecompress.rpc.ssh import SshSession
+from edgecompress.rpc.ssh_connect import resolve
+from edgecompress.rpc.tunnel import tunnel
+from edgecompress.targets import BoardEntry
+from edgecompress.targets.inventory import add
+
+OTHER = "SHA256:" + "A" * 43
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with an empty ~/.ssh, and no agent."""
+    (tmp_path / ".ssh").mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return tmp_path
+
+
+def new_key(path: Path) -> str:
+    """Write a private key; returns the public one as OpenSSH writes it."""
+    key = Ed25519PrivateKey.generate()
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return public.decode()
+
+
+def closed_port() -> int:
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        return probe_socket.getsockname()[1]
+
+
+def test_nobody_listens(home: Path) -> None:
+    entry = BoardEntry("lab", "rpi4b", "127.0.0.1", closed_port(), "pi")
+    with pytest.raises(BoardError, match="cannot reach 'lab'") as refused:
+        SshSession(entry)
+    assert refused.value.exit_code == 4
+    assert refused.value.hint
+
+
+def test_somebody_listens_and_says_nothing(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        entry = BoardEntry("lab", "rpi4b", "127.0.0.1", mute.getsockname()[1], "pi")
+        began = time.monotonic()
+        with pytest.raises(BoardError, match="cannot reach 'lab'"):
+            SshSession(entry, timeout=2)
+        assert time.monotonic() - began < 10
+
+
+def test_a_host_name_that_is_none(home: Path) -> None:
+    with pytest.raises(BoardError, match=r"the host name 'no\.such\.invalid' is not known"):
+        SshSession(BoardEntry("lab", "rpi4b", "no.such.invalid", user="pi"))
+
+
+def test_ssh_config_is_honoured(home: Path) -> None:
+    (home / "key").write_text("")
+    (home / ".ssh/config").write_text(
+        f"Host lab\n HostName 10.1.2.3\n Port 2200\n User me\n IdentityFile {home}/key\n"
+        "Host jump\n ProxyJump other\n"
+    )
+    address = resolve(BoardEntry("x", "rpi4b", "lab"))
+    assert (address.host, address.port, address.user) == ("10.1.2.3", 2200, "me")
+    assert address.identity_files == (f"{home}/key",)
+    own = resolve(BoardEntry("x", "rpi4b", "lab", 22, "pi", "~/mine"))
+    assert (own.port, own.user, own.identity_files) == (22, "pi", (f"{home}/mine",))
+    with pytest.raises(BoardError, match="not supported"):
+        resolve(BoardEntry("x", "rpi4b", "jump"))
+
+
+@pytest.mark.board
+def test_an_unknown_host_key_is_refused_and_shown(virtual_board: SshSession, home: Path) -> None:
+    entry = dataclasses.replace(virtual_board.entry, host_key="", name="lab")
+    with pytest.raises(BoardError, match="is not known") as refused:
+        SshSession(entry)
+    trust = virtual_board.entry.host_key
+    assert trust in refused.value.message
+    assert (
+        f"edgecompress boards add lab --board virtual-pi4 --host 127.0.0.1 --port {entry.port}"
+        in (refused.value.hint)
+    )
+    assert f"--trust {trust}" in refused.value.hint
+
+
+@pytest.mark.board
+def test_a_pinned_key_that_changed(virtual_board: SshSession) -> None:
+    entry = dataclasses.replace(virtual_board.entry, host_key=OTHER)
+    with pytest.raises(BoardError, match="has CHANGED") as refused:
+        SshSession(entry)
+    assert refused.value.exit_code == 4
+
+
+@pytest.mark.board
+def test_known_hosts_decides_where_nothing_is_pinned(virtual_board: SshSession, home: Path) -> None:
+    public = Path(virtual_board.entry.identity_file).with_name("host.pub").read_text()
+    entry = dataclasses.replace(virtual_board.entry, host_key="")
+    known = home / ".ssh/known_hosts"
+    where = f"[127.0.0.1]:{entry.port}"
+    known.write_text(f"{where} {new_key(home / 'other')}\n")
+    with pytest.raises(BoardError, match="has CHANGED"):
+        SshSession(entry)
+    known.write_text(f"{where} {public}\n")
+    with SshSession(entry) as session:
+        assert session.run(["true"], timeout=20).returncode == 0
+
+
+@pytest.mark.board
+def test_a_key_that_the_board_does_not_know(virtual_board: SshSession, home: Path) -> None:
+    new_key(home / "stranger")
+    entry = dataclasses.replace(virtual_board.entry, identity_file=str(home / "stranger"))
+    with pytest.raises(BoardError, match="takes none of your SSH keys") as refused:
+        SshSession(entry)
+    assert "ssh-copy-id" in refused.value.hint
+    missing = dataclasses.replace(entry, identity_file=str(home / "nothing"))
+    with pytest.raises(BoardError, match="no such private key"):
+        SshSession(missing)
+
+
+@pytest.mark.board
+def test_an_inventory_board_is_reached_by_name(
+    virtual_board: SshSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CONFIG", str(tmp_path))
+    add(dataclasses.replace(virtual_board.entry, name="lab", board="rpi4b", python="3.12"))
+    with connect("lab") as session:
+        assert (session.name, session.board.name) == ("lab", "rpi4b")
+        assert session.board.python == "3.12"
+        assert session.run(["pwd"], timeout=20).stdout.strip() == session.workdir
+
+
+@pytest.mark.board
+def test_arguments_arrive_over_ssh(virtual_board: SshSession) -> None:
+    nasty = ["a b", "$(id)", "`id`", "'q'\"", "new\nline", "*", "!", "\\", "", "ä"]
+    done = virtual_board.run(["printf", "%s|", *nasty], timeout=30, env={"X": "$(id) y"})
+    assert done.stdout == "|".join(nasty) + "|"
+
+
+@pytest.mark.board
+def test_a_timeout_kills_on_the_board(virtual_board: SshSession) -> None:
+    with pytest.raises(BoardError, match="took longer than 2 s"):
+        virtual_board.run(["sh", "-c", "sleep 987611 & sleep 987611"], timeout=2)
+    assert virtual_board.run(["pgrep", "-f", "[s]leep 987611"], timeout=30).stdout == ""
+
+
+@pytest.mark.board
+def test_stopping_kills_on_the_board(virtual_board: SshSession) -> None:
+    with virtual_board.start(["sh", "-c", "echo up; sleep 987612"], timeout=60) as running:
+        while "up" not in running.text("stdout"):
+            running.poll(5)
+    for _ in Deadline(5).attempts():
+        if not virtual_board.run(["pgrep", "-f", "[s]leep 987612"], timeout=30).stdout:
+            return
+    pytest.fail("the command still runs")
+
+
+@pytest.mark.board
+def test_uploads_over_ssh(virtual_board: SshSession, tmp_path: Path) -> None:
+    local = tmp_path / "file"
+    local.write_bytes(os.urandom(300_000))
+    virtual_board.remove("tests")
+    assert virtual_board.upload(local, "tests/a/file") is True
+    assert virtual_board.upload(local, "tests/a/file") is False
+    virtual_board.run(["sh", "-c", "sleep 1; echo x >> tests/a/file"], timeout=30).check("append")
+    assert virtual_board.upload(local, "tests/a/file") is True
+    virtual_board.download("tests/a/file", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == local.read_bytes()
+    listing = virtual_board.run(["ls", "-A", "tests/a"], timeout=30).stdout.split()
+    assert sorted(listing) == [".file.sha256", "file"]
+    virtual_board.remove("tests")
+    with pytest.raises(BoardError, match="cannot read"):
+        virtual_board.download("tests/a/file", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.board
+@pytest.mark.parametrize("size", [6_000_000, 900_000])
+def test_a_full_disk_says_what_is_free_and_needed(
+    virtual_board: SshSession, tmp_path: Path, size: int
+) -> None:
+    """Six megabytes are refused before they are sent, 0.9 when the disk has run full."""
+    if virtual.status().mode != "namespaces":
+        pytest.skip("the board's small disk needs root here")
+    entry = dataclasses.replace(virtual_board.entry, workdir="/run/small-disk/work")
+    local = tmp_path / "big"
+    local.write_bytes(os.urandom(size))
+    with SshSession(entry) as session:
+        try:
+            fill = "rm -rf ./*; dd if=/dev/zero of=filler bs=1k count=3700 2>/dev/null"
+            session.run(["sh", "-c", fill], timeout=30).check("fill")
+            with pytest.raises(BoardError, match="is full") as refused:
+                session.upload(local, "big")
+            assert f"needs {size / 1e6:.1f} MB" in refused.value.message
+            assert "MB free" in refused.value.message
+            left = session.run(["ls", "-A"], timeout=30).stdout.split()
+            assert left == ["filler"]
+        finally:
+            session.run(["sh", "-c", "rm -rf ./*"], timeout=30)
+
+
+@pytest.mark.board
+def test_facts_of_the_virtual_board(virtual_board: SshSession) -> None:
+    facts = probe(virtual_board)
+    assert facts.arch == "aarch64"
+    assert facts.model.startswith("Raspberry Pi 4")
+    assert facts.python.startswith(virtual_board.board.python)
+    assert set(virtual_board.board.features) <= set(facts.features)
+    assert facts.glibc == "2.36"
+    assert facts.numpy and facts.pillow
+    # An emulated processor has no temperature and no governor, and none is made up.
+    assert (facts.temperature_c, facts.governor, facts.mhz) == (None, "", None)
+
+
+@pytest.mark.board
+def test_the_tunnel_is_on_loopback_and_ends_with_the_block(virtual_board: SshSession) -> None:
+    assert virtual_board.entry.port
+    with tunnel(virtual_board.entry, virtual_board.entry.port) as port:
+        addresses = {
+            connection.laddr.ip
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        }
+        assert addresses == {"127.0.0.1"}
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as through:
+            assert through.recv(4) == b"SSH-"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+@pytest.mark.board
+def test_the_tunnel_ends_with_a_killed_parent(virtual_board: SshSession) -> None:
+    # The parent's own child has inherited all its files: the end of the pipe alone tells nothing.
+    script = (
+        "import os, sys, time\n"
+        "from edgecompress.rpc.tunnel import tunnel\n"
+        "from edgecompress.targets import BoardEntry\n"
+        f"with tunnel({virtual_board.entry!r}, 22) as port:\n"
+        "    print(port, flush=True)\n"
+        "    if os.fork() == 0: time.sleep(12); os._exit(0)\n"
+        "    time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    port = int(parent.stdout.readline())
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    for _ in Deadline(5).attempts():
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except ConnectionRefusedError:
+            return
+    pytest.fail("the tunnel still listens")
+
+
+def test_a_tunnel_to_nowhere_says_why(home: Path) -> None:
+    entry = BoardEntry("lab", "rpi4b", "127.0.0.1", closed_port(), "pi")
+    with pytest.raises(BoardError, match="cannot reach 'lab'"), tunnel(entry, 1):
+        pass

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgecompress.errors import BoardError
+from edgecompress.files import write_json
+from edgecompress.rpc import Session, apt, binfmt, connect, virtual
+from edgecompress.rpc.traceable import program
+
+
+@pytest.mark.board
+def test_starting_twice_is_starting_once(virtual_board: Session) -> None:
+    before = virtual.status()
+    entry = virtual.start()
+    assert before.running
+    assert virtual.status() == before
+    assert (entry.port, entry.host) == (before.port, "127.0.0.1")
+
+
+@pytest.mark.board
+def test_the_server_listens_on_loopback(virtual_board: Session) -> None:
+    port = virtual.status().port
+    addresses = {
+        connection.laddr.ip
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+@pytest.mark.board
+def test_keys_are_the_users_alone(virtual_board: Session) -> None:
+    keys = virtual.status().folder / "keys"
+    assert keys.stat().st_mode & 0o77 == 0
+    assert all(keys.joinpath(name).stat().st_mode & 0o77 == 0 for name in ("client", "host"))
+
+
+def test_a_board_without_tools_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        BoardError, match="not installed: mmdebstrap, qemu-aarch64-static"
+    ) as refused:
+        virtual.start()
+    assert "sudo apt install mmdebstrap qemu-user-static" in refused.value.hint
+    assert "board 'host'" in refused.value.hint
+
+
+def test_a_stale_state_is_no_running_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    state = tmp_path / "virtual-pi4/state.json"
+    # A living process of another age: the number was given again. It must survive.
+    write_json(state, {"pid": os.getpid(), "created": 1.0, "port": 22, "mode": "namespaces"})
+    assert not virtual.status().running
+    assert virtual.stop() is False
+    for damaged in ("", "[]", "{}", '{"pid": "x", "created": 0, "port": 0, "mode": ""}'):
+        state.write_text(damaged)
+        assert not virtual.status().running
+        assert virtual.stop() is False
+
+
+@pytest.mark.board
+@pytest.mark.slow
+def test_without_root_it_runs_under_proot(
+    virtual_board: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same disk, own folder; the way through namespaces is closed."""
+    if shutil.which("proot") is None:
+        pytest.skip("proot is not installed")
+    packed = next(virtual.status().folder.glob("tree-*.tar.gz"))
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    (tmp_path / "virtual-pi4").mkdir()
+    shutil.copy(packed, tmp_path / "virtual-pi4" / packed.name)
+    monkeypatch.setattr(virtual, "_against_namespaces", lambda: "closed by the test")
+    try:
+        with connect("virtual-pi4") as session:
+            assert virtual.status().mode == "proot"
+            session.write("a/b", b"x")
+            assert session.run(["ls", "a"], timeout=60).stdout == "b\n"
+            assert session.run(["uname", "-m"], timeout=60).stdout == "aarch64\n"
+    finally:
+        assert virtual.stop() is True
+    assert not virtual.status().running
+
+
+@pytest.mark.board
+@pytest.mark.slow
+def test_killed_from_outside_it_starts_again(
+    virtual_board: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = next(virtual.status().folder.glob("tree-*.tar.gz"))
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    (tmp_path / "virtual-pi4").mkdir()
+    shutil.copy(packed, tmp_path / "virtual-pi4" / packed.name)
+    try:
+        first = virtual.start()
+        psutil.Process(virtual.status().pid).kill()
+        second = virtual.start()
+        assert second.host_key == first.host_key
+        with connect("virtual-pi4") as session:
+            assert session.run(["hostname"], timeout=60).stdout == "virtual-pi4\n"
+    finally:
+        virtual.stop()
+
+
+def test_sources_of_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "SOURCES", tmp_path)
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list").write_text(
+        "# deb http://off/debian bookworm main\n"
+        "deb [signed-by=/k] http://one/debian bookworm main contrib\n"
+        "deb http://other/ubuntu noble main\n"
+    )
+    (tmp_path / "sources.list.d/debian.sources").write_text(
+        "Types: deb\n# note\nURIs: http://two/debian\nSuites: bookworm bookworm-updates sid\n"
+        "Components: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n"
+        "Types: deb\nURIs: http://vendor/x\nSuites: bookworm\nComponents: main\n"
+    )
+    assert apt.mirrors("bookworm") == [
+        "deb http://one/debian bookworm main contrib",
+        "deb http://two/debian bookworm main",
+        "deb http://two/debian bookworm-updates main",
+    ]
+    assert apt.mirrors("trixie") == []
+
+
+def test_only_a_fixed_arm64_interpreter_will_do() -> None:
+    entry = "enabled\ninterpreter /q\nflags: {}\noffset 0\nmagic {}\nmask ff\n"
+    arm64 = "7f454c460201010000000000000000000200b700"
+    assert binfmt._fits(entry.format("OCF", arm64))
+    assert not binfmt._fits(entry.format("OC", arm64))
+    assert not binfmt._fits(entry.format("OCF", arm64.replace("b700", "f300")))
+    assert not binfmt._fits(entry.format("OCF", arm64).replace("enabled", "disabled"))
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_jumps_inside_itself(machine: str) -> None:
+    code = program(machine)
+    entries = [code[start : start + 8] for start in range(0, len(code), 8)]
+    for index, entry in enumerate(entries):
+        if entry[0] == 0x15:
+            assert max(entry[2], entry[3]) + index + 1 < len(entries)
+    assert entries[-1][0] == 0x06

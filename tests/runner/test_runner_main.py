@@ -1,0 +1,223 @@
+"""The runner as a board runs it: a process of its own, a real compiled network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgecompress.bench.deploy import runner_zip
+from edgecompress.runner.bundle import open_bundle
+from edgecompress.runner.cascade import classify
+from edgecompress.runner.measure import latency, summary, telemetry
+from edgecompress.runner.photo import decode
+from edgecompress.runner.records import photo_id, read_records
+from edgecompress.runner.spec import cascade_from_json
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runner") / "runner.pyz"
+    path.write_bytes(runner_zip())
+    return path
+
+
+def _command(runner: Path, bundle: Path, out: Path, *options: Any) -> list[str]:
+    command = [sys.executable, str(runner), str(bundle), "--out", str(out)]
+    return command + ["--unpack", str(out.parent / "bundles"), *map(str, options)]
+
+
+def _run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"]}
+    return subprocess.run(
+        _command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
+    )
+
+
+def _events(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_from_photos_to_measurements(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--photos", photo_files[0].parent, "--repeat", 2, "--profile", 2, "--threads", 1]
+    events = _events(_run(runner, tiny.bundle, out, *options))
+    assert [e["event"] for e in events] == ["checked", "loaded", *["photo"] * len(photo_files)]
+    assert events[-1]["done"] == events[-1]["total"] == len(photo_files)
+    records = read_records(out / "predictions.jsonl")
+    assert set(records) == {photo_id(path) for path in photo_files}
+    stages = {record.outcome.stage for record in records.values() if record.outcome}
+    assert stages == {0, 1}, "the photos of the fixture end at both stages"
+    measured = json.loads((out / "measurements.json").read_text())
+    assert measured["photos"] == len(photo_files)
+    assert measured["latency_ms"]["total"]["n"] == 2 * len(photo_files)
+    assert measured["latency_ms"]["big"]["n"] < measured["latency_ms"]["small"]["n"]
+    for timings in (one for record in records.values() for one in record.timings_ms):
+        parts = sum(value for part, value in timings.items() if part != "total")
+        assert parts <= timings["total"] * 1.001
+    assert 10 < measured["peak_rss_mib"] < 500
+    assert measured["options"]["threads"] == 1
+    operators = measured["operators"]["value"]
+    assert set(operators) == {"box", "small", "big"}
+    assert all(one["n"] == 2 for one in operators["small"])
+    for sample in measured["telemetry"].values():
+        nulls = {key for key, value in sample.items() if value is None}
+        assert nulls == set(sample["reasons"])
+
+
+def test_the_compiled_networks_answer_as_numpy_does(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    _events(_run(runner, tiny.bundle, tmp_path / "out", "--photos", *photo_files))
+    cascade = cascade_from_json(json.loads((tiny.folder / "cascade.json").read_text()))
+
+    def network(name: str, tensor: np.ndarray) -> np.ndarray:
+        side, box = tensor.shape[1], name == "box"
+        weights = np.random.default_rng(side).normal(size=(3, 4 if box else 10))
+        weights = (weights / (400 if box else 60)).astype(np.float32)
+        output = tensor.astype(np.float32).mean(axis=(1, 2)) @ weights
+        return 1 / (1 + np.exp(-(output + [-1, -1, 1, 1]))) if box else output
+
+    for path in photo_files:
+        record = read_records(tmp_path / "out/predictions.jsonl")[photo_id(path)]
+        expected = classify(cascade, decode(path), network)
+        assert record.outcome is not None
+        assert (record.outcome.stage, record.outcome.box) == (expected.stage, expected.box)
+        np.testing.assert_allclose(record.outcome.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_from_an_unpacked_bundle_with_nothing_else(
+    tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    folder = open_bundle(tiny.bundle, tmp_path).folder
+    command = [sys.executable, "-m", "runner", ".", "--photos", str(photo_files[0])]
+    for _ in range(2):  # what Python leaves behind the first time does not spoil the second
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / "out")],
+            cwd=folder, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def test_damaged_photos_are_counted_not_fatal(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(photo_files[0].read_bytes()[:300])
+    paths = [damaged, *photo_files[:2], tmp_path / "missing.jpg"]
+    events = _events(_run(runner, tiny.bundle, tmp_path / "out", "--photos", *paths))
+    assert [bool(e.get("error")) for e in events[2:]] == [True, False, False, True]
+    measured = json.loads((tmp_path / "out/measurements.json").read_text())
+    assert (measured["photos"], measured["photos_failed"]) == (2, 2)
+    assert measured["latency_ms"]["total"]["n"] == 2
+
+
+def test_a_killed_run_goes_on(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--photos", *photo_files, "--repeat", 40]
+    process = subprocess.Popen(
+        _command(runner, tiny.bundle, out, *options), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("done") == 3:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.wait(10)
+    process.stdout.close()
+    predictions = out / "predictions.jsonl"
+    before = predictions.read_text()
+    done_before = before.count("\n")
+    assert 3 <= done_before < len(photo_files)
+    predictions.write_text(before + '{"photo":"torn')
+    events = _events(_run(runner, tiny.bundle, out, *options))
+    assert events[1]["resumed"] == done_before
+    assert len(events) == 2 + len(photo_files) - done_before
+    assert predictions.read_text().startswith(before)
+    assert len(read_records(predictions)) == len(photo_files)
+    measured = json.loads((out / "measurements.json").read_text())
+    assert measured["latency_ms"]["total"]["n"] == 40 * len(photo_files)
+    assert measured["photos_resumed"] == done_before
+
+
+def test_runs_do_not_mix(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    first = ["--photos", photo_files[0]]
+    _events(_run(runner, tiny.bundle, tmp_path / "out", *first))
+    done = _run(runner, tiny.bundle, tmp_path / "out", *first, "--repeat", 3)
+    assert done.returncode == 3
+    assert "other options" in json.loads(done.stderr)["error"]
+
+
+def test_exit_codes_and_one_line_errors(runner: Path, tiny: Any, tmp_path: Path) -> None:
+    short = tmp_path / "short.tar"
+    short.write_bytes(tiny.bundle.read_bytes()[:50_000])
+    broken = tmp_path / "photo.jpg"
+    broken.write_bytes(b"no photo")
+    for bundle, options, status, kind in (
+        (short, ["--photos", broken], 4, "bundle"),
+        (tmp_path / "none.tar", ["--check"], 4, "bundle"),
+        (tiny.bundle, ["--photos", broken], 3, "input"),
+        (tiny.bundle, ["--list", tmp_path / "none.tsv"], 3, "input"),
+    ):
+        done = _run(runner, bundle, tmp_path / "out", *options)
+        assert done.returncode == status
+        told = json.loads(done.stderr)
+        assert told["kind"] == kind
+        assert told["hint"] or kind == "input"
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert _run(runner, tiny.bundle, tmp_path / "out").returncode == 2
+
+
+def test_summary_by_hand() -> None:
+    assert summary(range(101)) == {"p50": 50.0, "p90": 90.0, "p99": 99.0, "mean": 50.0, "n": 101}
+    assert summary([]) == {"p50": None, "p90": None, "p99": None, "mean": None, "n": 0}
+    parts = latency([{"a": 1.0, "total": 2.0}, {"total": 4.0}])
+    assert (parts["a"]["n"], parts["total"]["mean"]) == (1, 3.0)
+
+
+def test_telemetry_of_a_raspberry_pi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zone = tmp_path / "sys/class/thermal/thermal_zone0"
+    zone.mkdir(parents=True)
+    (zone / "type").write_text("cpu-thermal\n")
+    (zone / "temp").write_text("48312\n")
+    for core in range(4):
+        cpufreq = tmp_path / f"sys/devices/system/cpu/cpu{core}/cpufreq"
+        cpufreq.mkdir(parents=True)
+        (cpufreq / "scaling_cur_freq").write_text("1500000\n")
+        (cpufreq / "scaling_governor").write_text("ondemand\n")
+    command = tmp_path / "vcgencmd"
+    command.write_text("#!/bin/sh\necho throttled=0x50005\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    told = telemetry(tmp_path / "sys")
+    assert told["temperature_c"] == 48.3
+    assert told["frequency_mhz"] == [1500] * 4
+    assert told["governor"] == ["ondemand"] * 4
+    assert told["throttled"] == [
+        "under-voltage now",
+        "throttled now",
+        "under-voltage has occurred",
+        "throttling has occurred",
+    ]
+    assert told["reasons"] == {}
