@@ -18,13 +18,15 @@ CALLS = "edgecompress.calls"
 
 def emit(graph: Graph, machine: Machine, preprocess: Preprocess) -> IRModule:
     """A module with `main` and the distinct kernels; equal kernels are there once."""
-    from tvm import relax
-    from tvm.relax import BlockBuilder, TensorType
+    import tvm.relax
+    from tvm.relax import BlockBuilder
+
+    relax: Any = tvm.relax  # its declared argument types leave out tuples and lists
 
     builder = BlockBuilder()
     image = graph.input
     source = (image.name, preprocess)
-    x = relax.Var("image", TensorType((1, image.height, image.width, 3), "uint8"))
+    x = relax.Var("image", relax.TensorType((1, image.height, image.width, 3), "uint8"))
     places: dict[str, Any] = {image.name: x}
     calls = []
     with builder.function("main", [x]):
@@ -38,7 +40,7 @@ def emit(graph: Graph, machine: Machine, preprocess: Preprocess) -> IRModule:
                 )
                 arguments = [places[name] for name in kernel.activations]
                 arguments += [relax.const(array) for array in kernel.constants]
-                info = TensorType(kernel.shape, "float32")
+                info = relax.TensorType(kernel.shape, "float32")
                 call = relax.call_tir(func, arguments, info)
                 result = builder.emit_output(call) if final else builder.emit(call)
                 places[layer.output.name] = result

@@ -121,32 +121,32 @@ class Builder:
             return value
 
         if flat:
-            result = te.compute(
+            result = _compute(
                 stage.shape,
                 lambda m, c: applied(stage[m, c], m // width, m % width, c),
                 name="epilogue",
             )
         else:
-            result = te.compute(
+            result = _compute(
                 stage.shape,
                 lambda n, h, w, c: applied(stage[n, h, w, c], h, w, c),
                 name="epilogue",
             )
         if self.final:
-            result = te.compute(
+            result = _compute(
                 (1, output.channels),
                 lambda _, c: result[0, c] if flat else result[0, 0, 0, c],
                 name="out",
             )
         elif flat:
             flattened = result
-            result = te.compute(
+            result = _compute(
                 (1, output.height, width, channels),
                 lambda _, h, w, c: flattened[h * width + w, c],
                 name="out",
             )
         parameters = [*self.activations.values(), *self.placeholders, result]
-        func = te.create_prim_func(parameters)
+        func: Any = te.create_prim_func(parameters)
         shape = tuple(int(size) for size in result.shape)
         return Kernel(
             func.with_attrs(_attributes(self.layer, self.machine)),
@@ -200,10 +200,10 @@ def _conv2d(build: Builder) -> Kernel:
     packed = build.constant(pack_weight(layer.weight, inputs, outputs, pack), "weight")
     sum_c = te.reduce_axis((0, inputs), "ci")
     if window.kernel == (1, 1) and window.strides == (1, 1) and not any(window.pads):
-        gather = te.compute(
+        gather = _compute(
             (height * width, inputs), lambda m, k: read(m // width, m % width, k), name="gather"
         )
-        main = te.compute(
+        main = _compute(
             (height * width, outputs),
             lambda m, c: te.sum(
                 gather[m, sum_c] * packed[c // pack, 0, 0, sum_c, c % pack], axis=[sum_c]
@@ -215,12 +215,12 @@ def _conv2d(build: Builder) -> Kernel:
         te.reduce_axis((0, size), name)
         for size, name in zip(window.kernel, ("kh", "kw"), strict=True)
     )
-    gather = te.compute(
+    gather = _compute(
         (height, width, *window.kernel, inputs),
         lambda h, w, kh, kw, k: read(*_under(window, h, w, kh, kw), k),
         name="gather",
     )
-    main = te.compute(
+    main = _compute(
         (1, height, width, outputs),
         lambda _, h, w, c: te.sum(
             gather[h, w, sum_h, sum_w, sum_c] * packed[c // pack, sum_h, sum_w, sum_c, c % pack],
@@ -233,7 +233,6 @@ def _conv2d(build: Builder) -> Kernel:
 
 def _window_op(build: Builder) -> Kernel:
     """Depthwise convolution and pooling: a window over each channel alone."""
-    import tvm
     from tvm import te
 
     layer, window = build.layer, build.layer.window
@@ -260,13 +259,11 @@ def _window_op(build: Builder) -> Kernel:
             return read(*_under(window, h, w, kh, kw), c) * weight[kh, kw, c]
 
     shape = (1, layer.output.height, layer.output.width, channels)
-    main = te.compute(shape, lambda _, h, w, c: reduce(term(h, w, c), axis=[kh, kw]), name="main")
+    main = _compute(shape, lambda _, h, w, c: reduce(term(h, w, c), axis=[kh, kw]), name="main")
     if layer.op == "avg_pool":
         shares = build.constant(_shares(window, value, layer.output), "share")
         main_sum = main
-        main = te.compute(
-            shape, lambda n, h, w, c: main_sum[n, h, w, c] * shares[h, w], name="mean"
-        )
+        main = _compute(shape, lambda n, h, w, c: main_sum[n, h, w, c] * shares[h, w], name="mean")
     return build.finish(main)
 
 
@@ -277,23 +274,22 @@ def _global_pool(build: Builder) -> Kernel:
     read = build.normalised(value.name)
     h, w = te.reduce_axis((0, value.height), "kh"), te.reduce_axis((0, value.width), "kw")
     shape = (1, 1, 1, build.machine.channels(value.channels))
-    main = te.compute(
+    main = _compute(
         shape, lambda _, a, b, c: te.sum(read(a + h, b + w, c), axis=[h, w]), name="main"
     )
     share = 1.0 / (value.height * value.width)
-    mean = te.compute(shape, lambda *index: main[index] * share, name="mean")
+    mean = _compute(shape, lambda *index: main[index] * share, name="mean")
     return build.finish(mean)
 
 
 def _elementwise(build: Builder) -> Kernel:
-    from tvm import te
 
     value = build.values[build.layer.inputs[0]]
     channels = build.machine.channels(value.channels)
     read, physical = build.normalised(value.name), build.physical(value)
-    main = te.compute(
+    main = _compute(
         (1, value.height, value.width, channels),
-        lambda _, h, w, c: _inside(read, h, w, c, physical, channels),
+        lambda _, h, w, c: _inside(read, h, w, c, physical=physical, channels=channels),
         name="main",
     )
     return build.finish(main)
@@ -302,7 +298,6 @@ def _elementwise(build: Builder) -> Kernel:
 def _select(build: Builder) -> Kernel:
     """Ranges of channels side by side, zeros behind them."""
     import tvm
-    from tvm import te
 
     layer, output = build.layer, build.layer.output
     reads = [build.normalised(name) for name in layer.inputs]
@@ -319,7 +314,7 @@ def _select(build: Builder) -> Kernel:
         return result
 
     channels = build.machine.channels(output.channels)
-    main = te.compute(
+    main = _compute(
         (1, output.height, output.width, channels), lambda _, h, w, c: pick(h, w, c), name="main"
     )
     return build.finish(main)
@@ -332,11 +327,11 @@ def _softmax(build: Builder) -> Kernel:
     value = build.values[build.layer.inputs[0]]
     x, count = build.normalised(value.name), value.channels
     k = te.reduce_axis((0, count), "k")
-    largest = te.compute((1,), lambda _: te.max(x(0, 0, k), axis=k), name="largest")
-    power = te.compute((count,), lambda c: tvm.tirx.exp(x(0, 0, c) - largest[0]), name="power")
+    largest = _compute((1,), lambda _: te.max(x(0, 0, k), axis=k), name="largest")
+    power = _compute((count,), lambda c: tvm.tirx.exp(x(0, 0, c) - largest[0]), name="power")
     j = te.reduce_axis((0, count), "j")
-    total = te.compute((1,), lambda _: te.sum(power[j], axis=j), name="total")
-    main = te.compute(
+    total = _compute((1,), lambda _: te.sum(power[j], axis=j), name="total")
+    main = _compute(
         (1, 1, 1, build.machine.channels(count)),
         lambda n, h, w, c: tvm.tirx.if_then_else(
             c < count, power[tvm.tirx.min(c, count - 1)] / total[0], 0.0
@@ -358,8 +353,15 @@ _COMPUTES: dict[str, Callable[[Builder], Kernel]] = {
 }
 
 
+def _compute(shape: tuple[Any, ...], function: Index, name: str) -> Any:
+    """One stage; TVM declares the result as a tensor or a list of them, and gives a tensor."""
+    from tvm import te
+
+    return te.compute(shape, function, name=name)
+
+
 def pack_weight(weight: np.ndarray, inputs: int, outputs: int, pack: int) -> np.ndarray:
-    """`[co, ci, kh, kw]` to `[outputs / pack, kh, kw, inputs, pack]`, zeros where there is no weight."""
+    """`[co, ci, kh, kw]` to `[outputs / pack, kh, kw, inputs, pack]`; zeros fill up."""
     co, ci, kh, kw = weight.shape
     full = np.zeros((outputs, inputs, kh, kw), "float32")
     full[:co, :ci] = weight
@@ -381,7 +383,6 @@ def _under(window: Window, h: Any, w: Any, kh: Any, kw: Any) -> tuple[Expression
 def _pad(build: Builder, window: Window, channels: int, value: float = 0.0) -> Index:
     """The input with its padding; a stage of its own where anything has to be written."""
     import tvm
-    from tvm import te
 
     source = build.values[build.layer.inputs[0]]
     read, physical = build.normalised(source.name), build.physical(source)
@@ -392,16 +393,16 @@ def _pad(build: Builder, window: Window, channels: int, value: float = 0.0) -> I
 
     def padded(h: Expression, w: Expression, c: Expression) -> Expression:
         inside = [h >= top, h < top + source.height, w >= left, w < left + source.width]
-        inner = _inside(read, h - top, w - left, c, physical, channels)
+        inner = _inside(read, h - top, w - left, c, physical=physical, channels=channels)
         if not any(window.pads):
             return inner
         return tvm.tirx.if_then_else(tvm.tirx.all(*inside), inner, tvm.tirx.const(value, "float32"))
 
-    stage = te.compute(shape, padded, name="pad")
+    stage = _compute(shape, padded, name="pad")
     return lambda h, w, c: stage[h, w, c]
 
 
-def _inside(read: Index, h: Any, w: Any, c: Any, physical: int, channels: int) -> Expression:
+def _inside(read: Index, h: Any, w: Any, c: Any, *, physical: int, channels: int) -> Expression:
     """A read of a channel that may lie beyond those in memory (zero there)."""
     import tvm
 
@@ -429,7 +430,7 @@ def _shares(window: Window, value: Value, output: Value) -> np.ndarray:
 
 
 def _attributes(layer: Layer, machine: Machine) -> dict[str, Any]:
-    """What schedules, profiles and tuning read of a kernel; nothing of the network that it is in."""
+    """What schedules, profiles and tuning read of a kernel; nothing of its network."""
     window = layer.window
     attributes: dict[str, Any] = {"op": layer.op, "macs": layer.macs}
     if window is not None:

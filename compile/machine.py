@@ -43,7 +43,7 @@ class Machine:
         return self._packing(count)[1]
 
     def pack(self, count: int) -> int:
-        """How many outputs of a convolution with `count` outputs lie side by side in its weights."""
+        """How many of a convolution's `count` outputs lie side by side in its weights."""
         return self._packing(count)[0]
 
     @lru_cache(maxsize=512)  # noqa: B019 (a frozen value with few instances)

@@ -143,7 +143,7 @@ def _conv(node: Node, reading: Reading) -> None:
 
 @operator("MaxPool", "AveragePool")
 def _pool(node: Node, reading: Reading) -> None:
-    if len(node.outputs) > 1:
+    if node.outputs[1:]:
         raise unsupported(node, "also gives indices")
     x = _windowed(node, reading, reading.values.get(node.inputs[0]))
     if node.inputs[0] in reading.paddings and node.op == "MaxPool":
@@ -380,7 +380,7 @@ def _window(node: Node, reading: Reading, x: Value, kernel: tuple[int, int]) -> 
     given = tuple(int(pad) for pad in attributes.get("pads", (0, 0, 0, 0)))
     auto = attributes.get("auto_pad", b"NOTSET").decode()
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        given = _same(x, kernel, strides, dilations, before, auto == "SAME_UPPER")
+        given = _same(x, kernel, strides, dilations, before, upper=auto == "SAME_UPPER")
     top, left, bottom, right = (a + b for a, b in zip(before, given, strict=True))
     return Window((int(kernel[0]), int(kernel[1])), strides, (top, left, bottom, right), dilations)
 
@@ -391,6 +391,7 @@ def _same(
     strides: tuple[int, int],
     dilations: tuple[int, int],
     before: tuple[int, ...],
+    *,
     upper: bool,
 ) -> tuple[int, ...]:
     """ONNX's SAME padding: as many outputs as strides fit into the input."""

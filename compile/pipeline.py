@@ -106,7 +106,8 @@ def calls(mod: IRModule) -> list[dict[str, Any]]:
     Each has `kernel` (the name that `vm.set_instrument` reports), `op`, `name`, `macs` and
     `source` (names of ONNX nodes).
     """
-    return json.loads(str(mod.attrs[CALLS]))
+    fields: Any = mod  # TVM declares no `attrs`
+    return json.loads(str(fields.attrs[CALLS]))
 
 
 def tasks(mod: IRModule, board: Board) -> list[TuningTask]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..machine import Machine
 
-if TYPE_CHECKING:
-    from tvm import s_tir
-
 # Handles of blocks and loops, and drawn numbers: TVM types them all as opaque objects.
 Handle = Any
+# TVM's `s_tir.Schedule`. Its variadic arguments are declared as lists, which no call can satisfy.
+TirSchedule = Any
 
 # Below this many bytes written, waking the other cores costs more than they save.
 _PARALLEL_BYTES = 16 * 1024
@@ -36,22 +35,22 @@ class Schedule(ABC):
         return type(self).__name__.lower()
 
     @abstractmethod
-    def __call__(self, sch: s_tir.Schedule) -> None:
+    def __call__(self, sch: TirSchedule) -> None:
         """Schedule the function `main`."""
 
 
-def stages(sch: s_tir.Schedule) -> dict[str, Handle]:
+def stages(sch: TirSchedule) -> dict[str, Handle]:
     """The blocks of an unscheduled kernel by name."""
     blocks = sch.get_child_blocks(sch.get_sblock("root"))
     return {str(sch.get(block).name_hint): block for block in blocks}
 
 
-def extent(sch: s_tir.Schedule, loop: Handle) -> int:
+def extent(sch: TirSchedule, loop: Handle) -> int:
     """How many turns a loop makes."""
     return int(sch.get(loop).extent)
 
 
-def choose(sch: s_tir.Schedule, candidates: Sequence[int], default: int) -> Handle:
+def choose(sch: TirSchedule, candidates: Sequence[int], default: int) -> Handle:
     """A free choice: the untuned schedule takes the candidate nearest to `default`.
 
     A single candidate is no choice and leaves no trace.
@@ -63,7 +62,7 @@ def choose(sch: s_tir.Schedule, candidates: Sequence[int], default: int) -> Hand
     return sch.sample_categorical(unique, [1 / len(unique)] * len(unique), nearest)
 
 
-def number(sch: s_tir.Schedule, choice: Handle) -> int:
+def number(sch: TirSchedule, choice: Handle) -> int:
     """The number that a choice stands for now."""
     return choice if isinstance(choice, int) else int(sch.get(choice))
 
@@ -73,7 +72,7 @@ def divisors(count: int) -> list[int]:
     return [size for size in range(1, count + 1) if count % size == 0]
 
 
-def vectorize(sch: s_tir.Schedule, loop: Handle, lanes: int) -> Handle | None:
+def vectorize(sch: TirSchedule, loop: Handle, lanes: int) -> Handle | None:
     """Vectorise a loop over channels; the loop over its vectors, which is left as it is.
 
     A loop that is no multiple of the lanes stays scalar.
@@ -89,14 +88,14 @@ def vectorize(sch: s_tir.Schedule, loop: Handle, lanes: int) -> Handle | None:
     return outer
 
 
-def unroll(sch: s_tir.Schedule, *loops: Handle | None) -> None:
+def unroll(sch: TirSchedule, *loops: Handle | None) -> None:
     """Unroll these loops."""
     for loop in loops:
         if loop is not None:
             sch.unroll(loop)
 
 
-def partition_tail(sch: s_tir.Schedule, loop: Handle) -> None:
+def partition_tail(sch: TirSchedule, loop: Handle) -> None:
     """Give the last turn of a loop its own code, where its tile is partial.
 
     Without it every multiply-add of every tile would ask whether its pixel exists.
@@ -104,13 +103,13 @@ def partition_tail(sch: s_tir.Schedule, loop: Handle) -> None:
     sch.annotate(loop, "pragma_loop_partition_hint", 1)
 
 
-def share(sch: s_tir.Schedule, loop: Handle, written: int, machine: Machine) -> None:
+def share(sch: TirSchedule, loop: Handle, written: int, machine: Machine) -> None:
     """Share the turns of a loop among the cores, if it writes enough bytes."""
     if machine.cores > 1 and written >= _PARALLEL_BYTES and extent(sch, loop) > 1:
         sch.parallel(loop)
 
 
-def schedule_pad(sch: s_tir.Schedule, blocks: dict[str, Handle], machine: Machine) -> None:
+def schedule_pad(sch: TirSchedule, blocks: dict[str, Handle], machine: Machine) -> None:
     """The zeros round the input: a copy line by line."""
     if "pad" not in blocks:
         return
@@ -120,7 +119,7 @@ def schedule_pad(sch: s_tir.Schedule, blocks: dict[str, Handle], machine: Machin
     share(sch, height, written, machine)
 
 
-def inline(sch: s_tir.Schedule, blocks: dict[str, Handle], *names: str) -> None:
+def inline(sch: TirSchedule, blocks: dict[str, Handle], *names: str) -> None:
     """Put stages into those that read them."""
     for name in names:
         if name in blocks:

@@ -9,11 +9,11 @@ broadcast from memory. A partial tile at the end of a line has code of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .common import (
     Handle,
     Schedule,
+    TirSchedule,
     choose,
     divisors,
     extent,
@@ -25,9 +25,6 @@ from .common import (
     unroll,
     vectorize,
 )
-
-if TYPE_CHECKING:
-    from tvm import s_tir
 
 _UNCACHED = 1.2  # how much longer it takes when a block's inputs leave the cache between packs
 
@@ -45,7 +42,7 @@ class _Geometry:
     taps: int
 
     @staticmethod
-    def of(sch: s_tir.Schedule, main: Handle) -> _Geometry:
+    def of(sch: TirSchedule, main: Handle) -> _Geometry:
         attributes = sch.mod["main"].attrs
         sizes = [extent(sch, loop) for loop in sch.get_loops(main)]
         flat = len(sizes) == 3
@@ -68,7 +65,7 @@ class Conv2d(Schedule):
         """It has free choices."""
         return True
 
-    def __call__(self, sch: s_tir.Schedule) -> None:
+    def __call__(self, sch: TirSchedule) -> None:
         """Schedule the function `main`."""
         machine = self.machine
         blocks = stages(sch)
@@ -95,7 +92,7 @@ class Conv2d(Schedule):
 
         schedule_pad(sch, blocks, machine)
 
-    def _tile(self, sch: s_tir.Schedule, epilogue: Handle, geometry: _Geometry) -> Handle:
+    def _tile(self, sch: TirSchedule, epilogue: Handle, geometry: _Geometry) -> Handle:
         """Split the result and share it among the cores; the loop over tiles."""
         machine = self.machine
         best_rows, best_lines = self._plan(geometry)
@@ -150,7 +147,7 @@ class Conv2d(Schedule):
         ]
         return min(plans, key=cost)
 
-    def _unrolled(self, sch: s_tir.Schedule, geometry: _Geometry) -> Handle:
+    def _unrolled(self, sch: TirSchedule, geometry: _Geometry) -> Handle:
         """How many inputs one turn of the innermost loop takes."""
         if geometry.inputs % 4:
             return geometry.inputs if geometry.inputs < 4 else 1
@@ -160,7 +157,7 @@ class Conv2d(Schedule):
 
     def _load_inputs(
         self,
-        sch: s_tir.Schedule,
+        sch: TirSchedule,
         gather: Handle,
         step: Handle,
         unrolled: int,

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .common import Schedule, extent, inline, share, stages, unroll, vectorize
-
-if TYPE_CHECKING:
-    from tvm import s_tir
+from .common import Schedule, TirSchedule, extent, inline, share, stages, unroll, vectorize
 
 _POOL_VECTORS = 4  # sums side by side: one alone would wait for the adder's latency
 
@@ -15,7 +10,7 @@ _POOL_VECTORS = 4  # sums side by side: one alone would wait for the adder's lat
 class Elementwise(Schedule):
     """All pixels as one line, shared by the cores; vectors of channels."""
 
-    def __call__(self, sch: s_tir.Schedule) -> None:
+    def __call__(self, sch: TirSchedule) -> None:
         """Schedule the function `main`."""
         blocks = stages(sch)
         inline(sch, blocks, "main")
@@ -36,7 +31,7 @@ class GlobalPool(Schedule):
         """How reports name it."""
         return "global_pool"
 
-    def __call__(self, sch: s_tir.Schedule) -> None:
+    def __call__(self, sch: TirSchedule) -> None:
         """Schedule the function `main`."""
         machine = self.machine
         blocks = stages(sch)
@@ -63,5 +58,5 @@ class GlobalPool(Schedule):
 class Plain(Schedule):
     """As TVM makes it: for operators on a few numbers at the end of a network."""
 
-    def __call__(self, sch: s_tir.Schedule) -> None:
+    def __call__(self, sch: TirSchedule) -> None:
         """Leave the function `main` as it is."""

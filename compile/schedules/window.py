@@ -6,10 +6,9 @@ overlap, so that most inputs of a tile are loaded once and used by several of it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .common import (
     Schedule,
+    TirSchedule,
     choose,
     divisors,
     extent,
@@ -22,9 +21,6 @@ from .common import (
     unroll,
     vectorize,
 )
-
-if TYPE_CHECKING:
-    from tvm import s_tir
 
 _UNROLLED_TAPS = 9  # windows up to 3x3 are unrolled whole, larger ones line by line
 
@@ -42,7 +38,7 @@ class SlidingWindow(Schedule):
         """It has free choices."""
         return True
 
-    def __call__(self, sch: s_tir.Schedule) -> None:
+    def __call__(self, sch: TirSchedule) -> None:
         """Schedule the function `main`."""
         machine = self.machine
         blocks = stages(sch)

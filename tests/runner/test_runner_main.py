@@ -32,7 +32,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _command(runner: Path, bundle: Path, out: Path, *options: Any) -> list[str]:
     command = [sys.executable, str(runner), str(bundle), "--out", str(out)]
-    return command + ["--unpack", str(out.parent / "bundles"), *map(str, options)]
+    return [*command, "--unpack", str(out.parent / "bundles"), *map(str, options)]
 
 
 def _run(*arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -93,7 +93,7 @@ def test_the_compiled_networks_answer_as_numpy_does(
         weights = np.random.default_rng(side).normal(size=(3, 4 if box else 10))
         weights = (weights / (400 if box else 60)).astype(np.float32)
         output = tensor.astype(np.float32).mean(axis=(1, 2)) @ weights
-        return 1 / (1 + np.exp(-(output + [-1, -1, 1, 1]))) if box else output
+        return 1 / (1 + np.exp(-(output + np.array([-1, -1, 1, 1])))) if box else output
 
     for path in photo_files:
         record = read_records(tmp_path / "out/predictions.jsonl")[photo_id(path)]
