@@ -23,6 +23,9 @@ Z95 = 1.959963984540054
 
 CURVE_POINTS = 41
 
+NEVER = 1.01
+"""A threshold that no confidence reaches; 1 itself is reached where a softmax rounds to it."""
+
 
 class Labelled(Protocol):
     """What is needed of a photo set (`compress.photos.PhotoSet` is one)."""
@@ -98,7 +101,7 @@ class Point:
     """A cascade's accuracy and cost at one threshold.
 
     Attributes:
-        threshold: of every stage but the last.
+        threshold: of every stage but the last; up to `NEVER`.
         top1: share of photos named rightly.
         mean_macs: of a photo, predictor included.
         hit_rates: share of photos that each stage answers.
@@ -132,7 +135,9 @@ def wilson(right: int, n: int, z: float = Z95) -> tuple[float, float]:
     centre = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # Where all or none are right, an end is the share itself: rounding must not move it inwards.
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
 def top_share(answers: Iterable[Answer], k: int) -> Share | None:
@@ -202,7 +207,7 @@ def trade_off(cascade: Cascade, answers: Sequence[Answer]) -> list[Point]:
     early = [c for _, outcome in known for c in outcome.confidences[: len(cascade.stages) - 1]]
     quantiles = np.quantile(early, np.linspace(0, 1, CURVE_POINTS))
     points = []
-    for threshold in sorted({0.0, *(float(q) for q in quantiles), 1.01}):
+    for threshold in sorted({0.0, *(float(q) for q in quantiles), NEVER}):
         point = _at(cascade, known, threshold)
         if point is not None:
             points.append(point)
@@ -222,7 +227,7 @@ def _at(cascade: Cascade, known: Sequence[tuple[int, Outcome]], threshold: float
         right += outcome.stage_top1[stage] == target
     counts = np.bincount(stages, minlength=last + 1)
     return Point(
-        threshold=min(threshold, 1.0),
+        threshold=threshold,
         top1=right / len(known),
         mean_macs=float(np.dot(counts, costs)) / len(known),
         hit_rates=tuple((counts / len(known)).tolist()),

@@ -59,10 +59,10 @@ def build_report(material: Material) -> Report:
     manifest = read_manifest(material.bundle)
     try:
         return _report(material, manifest)
-    except (KeyError, TypeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"the measurements do not make a report: {first}", "run again: edgecompress bench"
+            f"the measurements do not make a report: {_cause(error)}",
+            "run again: edgecompress bench",
         ) from error
 
 
@@ -130,11 +130,18 @@ def read_report(path: Path) -> Report:
     try:
         return Report.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        one = error.errors()[0]
-        where = ".".join(str(part) for part in one["loc"]) or "report"
         raise InputError(
-            f"{path}: {where}: {one['msg']}", "make it again: edgecompress report"
+            f"{path}: {_cause(error)}", "make it again: edgecompress report"
         ) from error
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong, on one line."""
+    if isinstance(error, ValidationError):
+        one = error.errors()[0]
+        where = ".".join(str(part) for part in one["loc"]) or error.title
+        return f"{where}: {one['msg']}"
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -6,15 +6,27 @@ null and no reason, or with a number that is not finite, is not valid.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from .accuracy import NEVER
 
 SCHEMA_VERSION = 1
 
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _finite(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse NaN and infinity in what the schema does not describe: they are not JSON."""
+    json.dumps(value, allow_nan=False)
+    return value
+
+
+Document = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
 class _Part(BaseModel):
@@ -176,9 +188,12 @@ class Layer(_Part):
 
 
 class TradeOffPoint(_Part):
-    """Accuracy and cost at one threshold for all stages but the last."""
+    """Accuracy and cost at one threshold for all stages but the last.
 
-    threshold: Fraction
+    A threshold above 1 is one that no confidence reaches.
+    """
+
+    threshold: Annotated[float, Field(ge=0, le=NEVER)]
     top1: Fraction
     mean_macs: float
     hit_rates: list[Fraction]
@@ -188,7 +203,7 @@ class TradeOff(_Part):
     """The curve, and whose predictions it was computed from."""
 
     source: Literal["reference", "board"]
-    points: list[TradeOffPoint]
+    points: Annotated[list[TradeOffPoint], Field(min_length=1)]
 
 
 class Failure(_Part):
@@ -228,7 +243,7 @@ class Report(_Part):
     tuning: Tuning | None
     layers: list[Layer] | None
     trade_off: TradeOff | None
-    compression: dict[str, Any] | None
+    compression: Document | None
     origin: dict[str, str]
     failures: list[Failure]
     not_measured: dict[str, str]

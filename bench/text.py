@@ -1,8 +1,8 @@
-"""Numbers as people read them, and the summary table of a report."""
+"""Numbers as people read them."""
 
 from __future__ import annotations
 
-from .schema import Report, Scores
+from .schema import Scores
 
 NOTHING = "not measured"
 
@@ -44,44 +44,3 @@ def interval(scores: Scores) -> str:
 def short_name(network: str) -> str:
     """A network's name without its underscores."""
     return network.replace("_", " ")
-
-
-def summary(report: Report) -> list[tuple[str, str]]:
-    """The rows of the table that ends a job: what, and how much."""
-    accuracy, latency = report.accuracy, report.latency_ms.get("total")
-    emulated = " (emulated: not comparable)" if report.emulated else ""
-    rows = [
-        ("board", f"{report.board.title} ({report.board.name})"),
-        ("photos", f"{accuracy.n} of {accuracy.photos}" + _failed(accuracy.failed)),
-        ("top-1 on the board", f"{percent(accuracy.top1)} (95 %: {interval(accuracy)})"),
-    ]
-    if accuracy.reference is not None:
-        rows.append(("top-1 in PyTorch", percent(accuracy.reference.top1)))
-    if report.agreement is not None:
-        rows.append(
-            ("same answer as PyTorch", f"{percent(report.agreement.top1)} of {report.agreement.n}")
-        )
-    if latency is not None:
-        times = f"{milliseconds(latency.p50)}, p90 {milliseconds(latency.p90)}"
-        rows.append(("latency p50", times + emulated))
-    for stage in report.stages:
-        rows.append((f"answered by {stage.network}", percent(stage.hit_rate)))
-    rows.append(("MACs a photo", _macs(report)))
-    rows.append(("memory, highest", f"{report.memory.peak_rss_mib:.0f} MiB"))
-    size = f"{megabytes(report.bundle.size_bytes)}, of it runtime"
-    rows.append(("bundle", f"{size} {megabytes(report.bundle.runtime_bytes)}"))
-    if report.tuning is not None:
-        rows.append(("tuned layers", f"{report.tuning.tuned_layers} of {report.tuning.layers}"))
-    return rows
-
-
-def _failed(count: int) -> str:
-    return f", {count} more could not be read" if count else ""
-
-
-def _macs(report: Report) -> str:
-    mean, saved = report.macs.mean, report.macs.saved
-    if mean is None or saved is None:
-        return macs(mean)
-    word = "saved" if saved >= 0 else "more"
-    return f"{macs(mean)} ({percent(abs(saved))} {word} against the last member alone)"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Optional
+from typing import Any, Optional
 
 from . import measure
 from .bundle import Bundle
@@ -105,13 +106,15 @@ def run(bundle: Bundle, photos: Sequence[Photo], out: Path, options: Options, sa
         RunnerError: the runtime or a network fails; `out` has the predictions of another bundle or
             of other settings; or no photo at all could be classified.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     _claim(out, bundle, options)
     predictions = out / PREDICTIONS
     drop_torn_line(predictions)
     known = {record.photo for record in iter_records(predictions)}
     todo = list({photo.id: photo for photo in photos if photo.id not in known}.values())
     if not todo and (out / MEASUREMENTS).exists():
+        _need_an_answer(_tally(predictions), predictions)
         return
     cascade = bundle.manifest.cascade
     started = time.perf_counter()
@@ -119,12 +122,11 @@ def run(bundle: Bundle, photos: Sequence[Photo], out: Path, options: Options, sa
     engine = Engine(bundle, options.threads)
     say({"event": "loaded", "load_ms": round(engine.load_ms, 1), "resumed": len(known)})
     _warm_up(cascade, engine, todo, options.warmup)
-    with predictions.open("a", encoding="utf-8") as stream:
-        for index, photo in enumerate(todo):
-            repeated = options.latency_photos is None or index < options.latency_photos
-            record = _classify(cascade, engine, photo, options, options.repeat if repeated else 1)
-            _append(stream, record)
-            say(_progress(cascade, record, index + 1, len(todo)))
+    for index, photo in enumerate(todo):
+        repeated = options.latency_photos is None or index < options.latency_photos
+        record = _classify(cascade, engine, photo, options, options.repeat if repeated else 1)
+        _append(predictions, record)
+        say(_progress(cascade, record, index + 1, len(todo)))
     after = measure.telemetry()
     result = {
         "format": FORMAT,
@@ -140,10 +142,15 @@ def run(bundle: Bundle, photos: Sequence[Photo], out: Path, options: Options, sa
         **_tally(predictions),
     }
     _write_whole(out / MEASUREMENTS, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    if result["photos"] == 0 and result["photos_failed"] > 0:
+    _need_an_answer(result, predictions)
+
+
+def _need_an_answer(tally: dict[str, Any], predictions: Path) -> None:
+    """Refuse a run in which every photo failed, also when it is asked for again."""
+    if tally["photos"] == 0 and tally["photos_failed"] > 0:
         raise RunnerError(
             "input",
-            f"none of the {result['photos_failed']} photos could be classified",
+            f"none of the {tally['photos_failed']} photos could be classified",
             f"see the errors in {predictions}",
         )
 
@@ -157,7 +164,8 @@ def _claim(out: Path, bundle: Bundle, options: Options) -> None:
     except (OSError, ValueError):
         found = None
     if found is None:
-        (out / PREDICTIONS).write_bytes(b"")
+        with _writing(out):
+            (out / PREDICTIONS).write_bytes(b"")
         _write_whole(path, json.dumps(settings) + "\n")
     elif found != settings:
         raise RunnerError(
@@ -205,21 +213,29 @@ def _once(cascade: Cascade, network: Network, photo: Photo, every_stage: bool) -
     return dataclasses.replace(outcome, timings_ms=timings)
 
 
-def _append(stream: IO[str], record: Record) -> None:
-    try:
+def _append(predictions: Path, record: Record) -> None:
+    # Closed each time: what a full disk did not take must not fail once more at the end.
+    with _writing(predictions), predictions.open("a", encoding="utf-8") as stream:
         stream.write(record.to_line())
-        stream.flush()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell of a disk that takes no more as the runner tells of all errors."""
+    try:
+        yield
     except OSError as error:
         raise RunnerError(
-            "disk", f"cannot write predictions: {error.strerror}", "free some space on the board"
+            "disk", f"cannot write {path}: {error.strerror}", "free some space on the board"
         ) from error
 
 
 def _write_whole(path: Path, text: str) -> None:
     """Write beside, then rename: a killed run leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with _writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def _progress(cascade: Cascade, record: Record, done: int, total: int) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""A real run of the tiny cascade on the board `host`, and all that a report is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgecompress.bench.board_run import BoardRun, run_on_board
+from edgecompress.bench.report import Material, build_report
+from edgecompress.bench.schema import Report
+from edgecompress.cli.job import BenchTable
+from edgecompress.compress.photos import PhotoSet
+from edgecompress.rpc import connect
+from edgecompress.runner.cascade import Outcome, classify
+from edgecompress.runner.photo import decode
+from edgecompress.runner.records import Record, photo_id
+from edgecompress.runner.spec import Cascade, cascade_from_json
+from edgecompress.targets import load_board
+
+OPTIONS = BenchTable(threads=1, warmup=1, repeat=2, profile=True)
+
+
+def tiny_network(name: str, tensor: np.ndarray) -> np.ndarray:
+    """What the networks of `TinyCascade` compute, in numpy."""
+    side, box = tensor.shape[1], name == "box"
+    weights = np.random.default_rng(side).normal(size=(3, 4 if box else 10))
+    weights = (weights / (400 if box else 60)).astype(np.float32)
+    output = tensor.astype(np.float32).mean(axis=(1, 2)) @ weights
+    return 1 / (1 + np.exp(-(output + np.array([-1, -1, 1, 1])))) if box else output
+
+
+@dataclass(frozen=True)
+class Direct:
+    """The tiny cascade without a board: `classify` over numpy, every stage."""
+
+    cascade: Cascade
+    records: Mapping[str, Record]
+
+    def ask(self, cascade: Cascade, path: Path) -> Outcome:
+        """What another cascade of the same networks says of a photo."""
+        return classify(cascade, decode(path), tiny_network)
+
+
+@pytest.fixture(scope="session")
+def direct(tiny: Any, photo_files: tuple[Path, ...]) -> Direct:
+    """See `Direct`."""
+    cascade = cascade_from_json(json.loads((tiny.folder / "cascade.json").read_text()))
+    outcomes = (
+        (photo_id(path), classify(cascade, decode(path), tiny_network, every_stage=True))
+        for path in photo_files
+    )
+    return Direct(cascade, {key: Record(key, outcome) for key, outcome in outcomes})
+
+
+@pytest.fixture(scope="session")
+def photos(
+    direct: Direct, photo_files: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory
+) -> PhotoSet:
+    """Eight photos of which the cascade names every other one rightly, and two that are none."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "corrupt.jpg").write_bytes(photo_files[0].read_bytes()[:300])
+    paths = (*photo_files, folder / "corrupt.jpg", folder / "missing.jpg")
+    outcomes = [direct.records[photo_id(path)].outcome for path in photo_files]
+    named = [outcome.top5[0][0] for outcome in outcomes if outcome]
+    targets = [(name + index % 2) % 10 for index, name in enumerate(named)]
+    return PhotoSet("little photos", paths, (*targets, 0, 0), direct.cascade.labels)
+
+
+@pytest.fixture(scope="session")
+def board_run(tiny: Any, photos: PhotoSet, tmp_path_factory: pytest.TempPathFactory) -> BoardRun:
+    """The photos on the board `host`."""
+    root = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGECOMPRESS_CACHE", str(root / "cache"))
+        with connect("host") as session:
+            return run_on_board(session, tiny.bundle, photos, root / "out", OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def material(tiny: Any, direct: Direct, photos: PhotoSet, board_run: BoardRun) -> Material:
+    """All of a report, but for a tuning database and what compression measured."""
+    return Material(
+        name="tiny",
+        board=load_board("host"),
+        bundle=tiny.bundle,
+        photos=photos,
+        run=board_run,
+        reference=direct.records,
+    )
+
+
+@pytest.fixture(scope="session")
+def report(material: Material) -> Report:
+    """The report of it."""
+    return build_report(material)

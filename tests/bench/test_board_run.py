@@ -1,0 +1,380 @@
+"""Photos through a board and back, and what a user is told when that cannot be.
+
+The board is `host`, which takes the same way as the others; full disks and foreign processors are
+the virtual board's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import platform
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from edgecompress import events
+from edgecompress.bench.board_run import PHOTOS, identify, read_board_run, run_on_board
+from edgecompress.bench.deploy import (
+    PYTHON,
+    deploy,
+    manifest_sha256,
+    runner_error,
+    runner_zip,
+    upload_runner,
+)
+from edgecompress.cli.job import BenchTable
+from edgecompress.compress.photos import PhotoSet
+from edgecompress.errors import BoardError, CompileError, EdgeCompressError, InputError
+from edgecompress.events import Event
+from edgecompress.rpc import Session, connect, virtual
+from edgecompress.rpc.process import Completed
+from edgecompress.rpc.ssh import SshSession
+from edgecompress.runner.records import Record, read_records
+
+OPTIONS = BenchTable(threads=1, warmup=1)
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    """The board `host`, with nothing on it."""
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path / "cache"))
+    with connect("host") as opened:
+        yield opened
+
+
+@pytest.fixture
+def told() -> Iterator[list[Event]]:
+    """The events of the test."""
+    heard: list[Event] = []
+    with events.listening(heard.append):
+        yield heard
+
+
+def begun(told: list[Event]) -> list[str]:
+    return [event.task for event in told if event.kind == "begin"]
+
+
+def on_board(session: Session, folder: str) -> dict[str, int]:
+    """The files of a folder of the board, and when each was written."""
+    root = Path(session.workdir, folder)
+    return {path.name: path.stat().st_mtime_ns for path in root.iterdir()}
+
+
+def said(records: dict[str, Record]) -> dict[str, Any]:
+    """Records without their times, which no two runs share."""
+    return {
+        key: {**record.to_json(), "timings_ms": None, "repeats_ms": None, "error": None}
+        for key, record in records.items()
+    }
+
+
+def test_the_same_as_the_runner_alone(
+    tiny: Any, photos: PhotoSet, session: Session, tmp_path: Path
+) -> None:
+    run = run_on_board(session, tiny.bundle, photos, tmp_path / "out", OPTIONS)
+    runner = tmp_path / "runner.pyz"
+    runner.write_bytes(runner_zip())
+    command = [sys.executable, runner, tiny.bundle, "--out", tmp_path / "direct", "--threads", "1"]
+    command += ["--unpack", tmp_path / "unpacked", "--photos", *photos.paths]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=60)
+    alone = read_records(tmp_path / "direct/predictions.jsonl")
+    assert said(run.records) == said(alone)
+    assert sum(record.outcome is not None for record in run.records.values()) == 8
+    assert (run.measurements["photos"], run.measurements["photos_failed"]) == (8, 2)
+    again = read_board_run(tmp_path / "out")
+    assert said(again.records) == said(run.records)
+    assert again.measurements == run.measurements
+    assert not list(Path(session.workdir, "runs").iterdir()), "what was fetched is cleared away"
+
+
+def test_a_second_run_reuses_what_is_there(
+    tiny: Any, photos: PhotoSet, session: Session, tmp_path: Path, told: list[Event]
+) -> None:
+    first = run_on_board(session, tiny.bundle, photos, tmp_path / "1", OPTIONS)
+    there = on_board(session, PHOTOS)
+    assert set(there) == {key for key, path in identify(photos.paths).items() if path}
+    assert {"copying photos to host", "copying tiny.tar to host"} <= set(begun(told))
+    told.clear()
+    second = run_on_board(session, tiny.bundle, photos, tmp_path / "2", OPTIONS)
+    assert not [task for task in begun(told) if task.startswith("copying")]
+    assert on_board(session, PHOTOS) == there
+    assert said(second.records) == said(first.records)
+    # It is a run of its own nevertheless, not the first one's answers.
+    assert second.measurements["photos_resumed"] == 0
+    # One more photo is one more copied.
+    told.clear()
+    extra = tmp_path / "extra.jpg"
+    extra.write_bytes(photos.paths[0].read_bytes() + b"\0")
+    more = dataclasses.replace(photos, paths=(*photos.paths, extra), targets=(*photos.targets, 0))
+    third = run_on_board(session, tiny.bundle, more, tmp_path / "3", OPTIONS)
+    assert [(e.task, e.done) for e in told if e.kind == "end" and "photos to" in e.task] == [
+        ("copying photos to host", 1)
+    ]
+    assert len(third.records) == len(first.records) + 1
+
+
+def test_a_photo_twice_is_one_record(
+    tiny: Any, photo_files: tuple[Path, ...], session: Session, tmp_path: Path
+) -> None:
+    twice = PhotoSet("twice", (*photo_files[:2], photo_files[0]), (0, 1, 0), ("a", "b"))
+    run = run_on_board(session, tiny.bundle, twice, tmp_path / "out", OPTIONS)
+    assert len(run.records) == run.measurements["photos"] == 2
+
+
+def runners() -> list[psutil.Process]:
+    """The runners that this process has started, without the shells around them."""
+    own = psutil.Process().children(recursive=True)
+    return [p for p in own if "--list" in p.cmdline() and p.name().startswith("python")]
+
+
+def test_a_killed_run_goes_on(
+    tiny: Any, photos: PhotoSet, session: Session, tmp_path: Path, told: list[Event]
+) -> None:
+    options = OPTIONS.model_copy(update={"repeat": 40})  # long enough to be hit in the middle
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if event.task.startswith("classifying") and event.done == 3 and not killed:
+            for process in runners():
+                killed.append(process.pid)
+                process.kill()
+
+    with events.listening(kill), pytest.raises(BoardError, match="status 137") as refused:
+        run_on_board(session, tiny.bundle, photos, tmp_path / "out", options)
+    assert len(killed) == 1
+    assert "edgecompress doctor" in refused.value.hint
+    assert not (tmp_path / "out").exists(), "half a run is not fetched"
+    told.clear()
+    run = run_on_board(session, tiny.bundle, photos, tmp_path / "out", options)
+    resumed = run.measurements["photos_resumed"]
+    assert 3 <= resumed < len(photos)
+    texts = [event.text for event in told if event.task == "classifying on host"]
+    assert f"{resumed} photos done before" in texts
+    lines = (tmp_path / "out/predictions.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["photo"] for line in lines) == sorted(identify(photos.paths))
+    assert run.measurements["latency_ms"]["total"]["n"] == 40 * 8
+    assert (run.measurements["photos"], run.measurements["photos_failed"]) == (8, 2)
+
+
+def test_a_killed_run_is_not_taken_for_another(
+    tiny: Any, photos: PhotoSet, session: Session, tmp_path: Path
+) -> None:
+    def kill(event: Event) -> None:
+        if event.task.startswith("classifying") and event.done == 3:
+            for process in runners():
+                process.kill()
+
+    options = OPTIONS.model_copy(update={"repeat": 40})
+    with events.listening(kill), pytest.raises(BoardError):
+        run_on_board(session, tiny.bundle, photos, tmp_path / "out", options)
+    # Other options and other photos are other runs: nothing of the first one is in them.
+    run = run_on_board(session, tiny.bundle, photos, tmp_path / "out", OPTIONS)
+    assert run.measurements["photos_resumed"] == 0
+    fewer = photos.take(range(4))
+    run = run_on_board(session, tiny.bundle, fewer, tmp_path / "out", options)
+    assert (run.measurements["photos_resumed"], run.measurements["photos"]) == (0, 4)
+
+
+def test_photos_that_are_none_at_all(tiny: Any, session: Session, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    paths = (tmp_path / "broken.jpg", tmp_path / "missing.jpg")
+    broken = PhotoSet("broken", paths, (0, 1), ("a", "b"))
+    for _ in range(2):  # asking again does not make it a success
+        with pytest.raises(InputError, match="none of the 2 photos") as refused:
+            run_on_board(session, tiny.bundle, broken, tmp_path / "out", OPTIONS)
+        assert refused.value.exit_code == 3
+        assert refused.value.hint
+
+
+def rewritten(
+    bundle: Path, into: Path, change: Callable[[dict[str, Any]], None], **files: bytes
+) -> Path:
+    """The bundle with another manifest, and with other content for some files."""
+    with tarfile.open(bundle) as old, tarfile.open(into, "w") as new:
+        for member in old:
+            content = old.extractfile(member).read()  # type: ignore[union-attr]
+            if member.name == "manifest.json":
+                manifest = json.loads(content)
+                change(manifest)
+                content = json.dumps(manifest).encode()
+            content = files.get(member.name, content)
+            member.size = len(content)
+            new.addfile(member, io.BytesIO(content))
+    return into
+
+
+def _other_arch(manifest: dict[str, Any]) -> None:
+    manifest["target"]["arch"] = "riscv64"
+
+
+def _other_features(manifest: dict[str, Any]) -> None:
+    manifest["target"]["features"] = ["warpdrive"]
+
+
+def _other_runtime(manifest: dict[str, Any]) -> None:
+    manifest["versions"]["tvm"] = "0.1"
+
+
+def _same(manifest: dict[str, Any]) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (_other_arch, "the bundle is for riscv64"),
+        (_other_features, "warpdrive"),
+        (_other_runtime, "the bundle's tvm is 0.1"),
+    ],
+)
+def test_a_bundle_of_another_board(
+    tiny: Any, session: Session, tmp_path: Path, change: Callable[..., None], cause: str
+) -> None:
+    bundle = rewritten(tiny.bundle, tmp_path / "other.tar", change)
+    refused = _refused(session, bundle)
+    assert (type(refused), refused.exit_code) == (BoardError, 4)
+    assert refused.message.startswith("host: ")
+    assert cause in refused.message
+    assert "edgecompress compile" in refused.hint
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0005, 0.3, 0.99])
+def test_a_truncated_bundle(tiny: Any, session: Session, tmp_path: Path, share: float) -> None:
+    whole = tiny.bundle.read_bytes()
+    (tmp_path / "short.tar").write_bytes(whole[: int(len(whole) * share)])
+    refused = _refused(session, tmp_path / "short.tar")
+    assert (type(refused), refused.exit_code) == (InputError, 3)
+    assert "edgecompress compile" in refused.hint
+
+
+def test_an_altered_bundle(tiny: Any, session: Session, tmp_path: Path) -> None:
+    library = b"\x7fELF and something that was never compiled"
+    bundle = rewritten(tiny.bundle, tmp_path / "b.tar", _same, **{"networks/small.so": library})
+    refused = _refused(session, bundle)
+    assert (type(refused), refused.exit_code) == (InputError, 3)
+    assert "networks/small.so" in refused.message
+    assert "edgecompress compile" in refused.hint
+
+
+def test_a_bundle_that_is_not_there(session: Session, tmp_path: Path) -> None:
+    refused = _refused(session, tmp_path / "none.tar")
+    assert (type(refused), refused.exit_code) == (InputError, 3)
+    assert "edgecompress compile" in refused.hint
+
+
+def _refused(session: Session, bundle: Path) -> EdgeCompressError:
+    with pytest.raises(EdgeCompressError) as caught:
+        deploy(session, bundle)
+    assert "\n" not in caught.value.message
+    bundles = Path(session.workdir, "bundles")
+    left = list(bundles.iterdir()) if bundles.exists() else []
+    assert left == [], "a refused bundle leaves nothing on the board"
+    return caught.value
+
+
+def test_what_was_altered_on_the_board_is_sent_anew(tiny: Any, session: Session) -> None:
+    first = deploy(session, tiny.bundle)
+    assert first.sent
+    assert first.sha256 == manifest_sha256(tiny.bundle)
+    assert not deploy(session, tiny.bundle).sent
+    library = Path(session.workdir, first.bundle, "networks/small.so")
+    content = library.read_bytes()
+    library.write_bytes(b"altered")
+    assert deploy(session, tiny.bundle).sent
+    assert library.read_bytes() == content
+
+
+def test_a_network_that_fails_on_the_board(tiny: Any, session: Session, tmp_path: Path) -> None:
+    """The predictor's library under a member's name: it loads, and gives four numbers, not ten."""
+    with tarfile.open(tiny.bundle) as archive:
+        box = archive.extractfile("networks/box.so").read()  # type: ignore[union-attr]
+
+    def swap(manifest: dict[str, Any]) -> None:
+        sha256 = hashlib.sha256(box).hexdigest()
+        manifest["files"]["networks/small.so"] = {"sha256": sha256, "size": len(box)}
+        manifest["cascade"]["stages"][0]["resolution"] = 24
+
+    bundle = rewritten(tiny.bundle, tmp_path / "b.tar", swap, **{"networks/small.so": box})
+    photo = tmp_path / "photo.png"
+    _photo(photo)
+    one = PhotoSet("one", (photo,), (0,), ("a",))
+    with pytest.raises(CompileError, match=r"'small' gives \[1, 4\], not \[1, 10\]") as refused:
+        run_on_board(session, bundle, one, tmp_path / "out", OPTIONS)
+    assert refused.value.exit_code == 5
+    assert refused.value.hint
+
+
+def _photo(path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).save(path)
+
+
+def test_a_disk_that_runs_full_in_the_middle(
+    tiny: Any, photo_files: tuple[Path, ...], session: Session
+) -> None:
+    """A file size limit fails a write as a full disk does."""
+    deployed = deploy(session, tiny.bundle)
+    command = [PYTHON, deployed.runner, deployed.bundle, "--out", "runs/x", "--threads", "1"]
+    command += ["--photos", *map(str, photo_files)]
+    done = session.run(["prlimit", "--fsize=2000", *command], timeout=60)
+    error = runner_error(session, done)
+    assert type(error) is BoardError
+    assert "cannot write runs/x/predictions.jsonl" in error.message
+    assert error.hint == "free some space on the board"
+
+
+@pytest.mark.parametrize("stderr", ["", "Killed\n", "{}", "[1]", '{"kind": "x"}', "\ufffd"])
+def test_a_runner_that_does_not_say_why(session: Session, stderr: str) -> None:
+    error = runner_error(session, Completed(137, "", stderr))
+    assert type(error) is BoardError
+    assert "'host'" in error.message and "137" in error.message
+    assert error.hint == "check the board: edgecompress doctor --board host"
+
+
+@pytest.mark.board
+def test_a_bundle_for_this_machine_on_a_raspberry_pi(virtual_board: SshSession, tiny: Any) -> None:
+    if platform.machine() == "aarch64":
+        pytest.skip("this machine's bundles are for that processor")
+    with pytest.raises(BoardError, match="this machine is aarch64") as refused:
+        deploy(virtual_board, tiny.bundle)
+    assert platform.machine() in refused.value.message
+    assert refused.value.exit_code == 4
+    assert "edgecompress compile" in refused.value.hint
+
+
+@pytest.mark.board
+def test_a_board_with_a_full_disk(
+    virtual_board: SshSession, tiny: Any, photos: PhotoSet, tmp_path: Path
+) -> None:
+    if virtual.status().mode != "namespaces":
+        pytest.skip("the board's small disk needs root here")
+    entry = dataclasses.replace(virtual_board.entry, workdir="/run/small-disk/bench")
+    with SshSession(entry) as session:
+        try:
+            for work in (
+                lambda: run_on_board(session, tiny.bundle, photos, tmp_path / "out", OPTIONS),
+                lambda: deploy(session, tiny.bundle),
+            ):
+                with pytest.raises(BoardError, match="is full") as refused:
+                    work()
+                assert refused.value.exit_code == 4
+                assert "MB free" in refused.value.message
+                assert "rm -r" in refused.value.hint
+            # The runner fits; nothing of the bundle is left in the way.
+            listed = session.run(["sh", "-c", "ls -A bundles 2>/dev/null"], timeout=30)
+            assert listed.stdout == ""
+            assert upload_runner(session)
+        finally:
+            session.run(["sh", "-c", "rm -rf ./*"], timeout=30)
+    assert not (tmp_path / "out").exists()
