@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Strict = ConfigDict(extra="forbid", frozen=True)
+_WORKS = "examples/demo.toml is one that works"
 
 
 class DataTable(BaseModel):
@@ -99,15 +100,13 @@ def load_job(path: Path) -> Job:
     try:
         text = path.read_text()
     except OSError as error:
-        raise InputError(
-            f"cannot read job {path}: {error.strerror}", "examples/demo.toml is one that works"
-        ) from error
+        raise InputError(f"cannot read job {path}: {error.strerror}", _WORKS) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"job {path} is not UTF-8 text") from error
+        raise UsageError(f"job {path} is not UTF-8 text", _WORKS) from error
     try:
         return Job.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"job {path} is not valid TOML: {error}") from error
+        raise UsageError(f"job {path} is not valid TOML: {error}", _WORKS) from error
     except ValidationError as error:
         raise UsageError(f"job {path}: {_first(error)}", "docs/jobs.md lists every field") from None
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from edgecompress.errors import UsageError
+
 from . import steps, summary
 from .job import Job, load_job
 from .state import open_workspace
@@ -95,5 +97,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = 0
     if not 0 < value < float("inf"):
-        raise typer.BadParameter(f"'{text}' is not a time such as 90s, 10m or 2h")
+        raise UsageError(f"--budget: '{text}' is not a time", "write 90s, 10m or 2h")
     return value

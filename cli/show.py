@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from edgecompress import events
 from edgecompress.errors import EdgeCompressError
@@ -124,9 +125,10 @@ def failure(error: EdgeCompressError, as_json: bool) -> None:
         body = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
         document({"error": body})
         return
-    err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+    # As text, not markup: a message may hold brackets and backslashes, and is shown as it is.
+    err.print(Text.assemble(("error:", "bold red"), " ", error.message), soft_wrap=True)
     if error.hint:
-        err.print(f"[bold]try:[/] {escape(error.hint)}", soft_wrap=True)
+        err.print(Text.assemble(("try:", "bold"), " ", error.hint), soft_wrap=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
