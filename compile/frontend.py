@@ -14,7 +14,7 @@ import numpy as np
 
 from edgecompress.errors import CompileError, InputError
 
-from .graph import Graph, Value
+from .graph import Graph, Layer, Value
 from .operators import HANDLERS, Node, Reading, unsupported
 
 _EXPORT_AGAIN = "export the network again: edgecompress export"
@@ -46,7 +46,7 @@ def read_onnx(path: Path) -> Graph:
         raise CompileError(
             f"the output of {path.name} is no vector [1, k]", "only classifiers can be compiled"
         )
-    return Graph(reading.input, output, tuple(reading.layers), reading.activations)
+    return Graph(reading.input, output, _needed(reading.layers, output), reading.activations)
 
 
 def _load(path: Path) -> Any:
@@ -91,6 +91,16 @@ def _read_node(node: Node, proto: Any, reading: Reading, model: Any) -> None:
     if handler is None:
         raise unsupported(node)
     handler(node, reading)
+
+
+def _needed(layers: list[Layer], output: Value) -> tuple[Layer, ...]:
+    """The layers that the output depends on."""
+    needed, kept = {output.name}, []
+    for layer in reversed(layers):
+        if layer.output.name in needed:
+            needed.update(layer.reads)
+            kept.append(layer)
+    return tuple(reversed(kept))
 
 
 def _fold(node: Node, proto: Any, reading: Reading, model: Any) -> None:

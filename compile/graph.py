@@ -71,8 +71,8 @@ class Step:
     """One elementwise step.
 
     Attributes:
-        kind: "relu", "clip", "sigmoid", "tanh", "hard_sigmoid", "add", "mul", "rsub" (operand
-            minus value).
+        kind: "relu", "clip", "sigmoid", "tanh", "hard_sigmoid", "add", "mul", "sub", "rsub"
+            (operand minus value).
         operand: a number, two (clip's bounds; hard_sigmoid's alpha and beta), one number a
             channel, or the name of an activation (of the same size, or 1x1 of as many channels).
     """

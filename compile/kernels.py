@@ -91,14 +91,22 @@ class Builder:
         self.placeholders.append(placeholder)
         return placeholder
 
-    def normalised(self, name: str) -> Index:
-        """An activation as a function of its indices; the image in the network's own scale."""
-        x = self.activation(name)
+    def normalised(self, name: str, channels: int) -> Index:
+        """An activation as a function of its indices; the image in the network's own scale.
+
+        Args:
+            channels: that are read; of those beyond the ones in memory zeros.
+        """
+        x, physical = self.activation(name), self.physical(self.values[name])
         if name != self.source:
-            return lambda h, w, c: x[0, h, w, c]
+            return _inside(lambda h, w, c: x[0, h, w, c], physical, channels)
         mean = self.constant(np.array(self.preprocess.mean), "mean")
         scale = self.constant(1 / np.array(self.preprocess.std), "scale")
-        return lambda h, w, c: (x[0, h, w, c].astype("float32") - mean[c]) * scale[c]
+        return _inside(
+            lambda h, w, c: (x[0, h, w, c].astype("float32") - mean[c]) * scale[c],
+            physical,
+            channels,
+        )
 
     def finish(self, stage: Any, flat: bool = False) -> Kernel:
         """Epilogue, crop and PrimFunc.
@@ -161,7 +169,7 @@ class Builder:
 
     def _operand(self, step: Step, channels: int) -> Callable[..., Any]:
         if isinstance(step.operand, str):
-            x, value = self.normalised(step.operand), self.values[step.operand]
+            x, value = self.normalised(step.operand, channels), self.values[step.operand]
             single = value.height * value.width == 1
             return lambda h, w, c: x(0, 0, c) if single else x(h, w, c)
         if isinstance(step.operand, np.ndarray):
@@ -271,9 +279,10 @@ def _global_pool(build: Builder) -> Kernel:
     from tvm import te
 
     value = build.values[build.layer.inputs[0]]
-    read = build.normalised(value.name)
+    channels = build.machine.channels(value.channels)
+    read = build.normalised(value.name, channels)
     h, w = te.reduce_axis((0, value.height), "kh"), te.reduce_axis((0, value.width), "kw")
-    shape = (1, 1, 1, build.machine.channels(value.channels))
+    shape = (1, 1, 1, channels)
     main = _compute(
         shape, lambda _, a, b, c: te.sum(read(a + h, b + w, c), axis=[h, w]), name="main"
     )
@@ -283,15 +292,11 @@ def _global_pool(build: Builder) -> Kernel:
 
 
 def _elementwise(build: Builder) -> Kernel:
-
     value = build.values[build.layer.inputs[0]]
     channels = build.machine.channels(value.channels)
-    read, physical = build.normalised(value.name), build.physical(value)
-    main = _compute(
-        (1, value.height, value.width, channels),
-        lambda _, h, w, c: _inside(read, h, w, c, physical=physical, channels=channels),
-        name="main",
-    )
+    read = build.normalised(value.name, channels)
+    shape = (1, value.height, value.width, channels)
+    main = _compute(shape, lambda _, h, w, c: read(h, w, c), name="main")
     return build.finish(main)
 
 
@@ -300,7 +305,7 @@ def _select(build: Builder) -> Kernel:
     import tvm
 
     layer, output = build.layer, build.layer.output
-    reads = [build.normalised(name) for name in layer.inputs]
+    reads = [build.normalised(name, build.values[name].channels) for name in layer.inputs]
 
     def pick(h: Expression, w: Expression, c: Expression) -> Expression:
         result: Expression = tvm.tirx.const(0.0, "float32")
@@ -325,7 +330,7 @@ def _softmax(build: Builder) -> Kernel:
     from tvm import te
 
     value = build.values[build.layer.inputs[0]]
-    x, count = build.normalised(value.name), value.channels
+    x, count = build.normalised(value.name, value.channels), value.channels
     k = te.reduce_axis((0, count), "k")
     largest = _compute((1,), lambda _: te.max(x(0, 0, k), axis=k), name="largest")
     power = _compute((count,), lambda c: tvm.tirx.exp(x(0, 0, c) - largest[0]), name="power")
@@ -385,7 +390,7 @@ def _pad(build: Builder, window: Window, channels: int, value: float = 0.0) -> I
     import tvm
 
     source = build.values[build.layer.inputs[0]]
-    read, physical = build.normalised(source.name), build.physical(source)
+    read = build.normalised(source.name, channels)
     top, left, bottom, right = window.pads
     if not any(window.pads) and source.name != build.source:
         return read
@@ -393,7 +398,7 @@ def _pad(build: Builder, window: Window, channels: int, value: float = 0.0) -> I
 
     def padded(h: Expression, w: Expression, c: Expression) -> Expression:
         inside = [h >= top, h < top + source.height, w >= left, w < left + source.width]
-        inner = _inside(read, h - top, w - left, c, physical=physical, channels=channels)
+        inner = read(h - top, w - left, c)
         if not any(window.pads):
             return inner
         return tvm.tirx.if_then_else(tvm.tirx.all(*inside), inner, tvm.tirx.const(value, "float32"))
@@ -402,14 +407,16 @@ def _pad(build: Builder, window: Window, channels: int, value: float = 0.0) -> I
     return lambda h, w, c: stage[h, w, c]
 
 
-def _inside(read: Index, h: Any, w: Any, c: Any, *, physical: int, channels: int) -> Expression:
-    """A read of a channel that may lie beyond those in memory (zero there)."""
+def _inside(read: Index, physical: int, channels: int) -> Index:
+    """Reads of channels some of which may lie beyond those in memory (zero there)."""
     import tvm
 
     if physical >= channels:
-        return read(h, w, c)
+        return read
     zero = tvm.tirx.const(0.0, "float32")
-    return tvm.tirx.if_then_else(c < physical, read(h, w, tvm.tirx.min(c, physical - 1)), zero)
+    return lambda h, w, c: tvm.tirx.if_then_else(
+        c < physical, read(h, w, tvm.tirx.min(c, physical - 1)), zero
+    )
 
 
 def _shares(window: Window, value: Value, output: Value) -> np.ndarray:
@@ -476,5 +483,6 @@ _STEPS: dict[str, Callable[[Any, Any], Expression]] = {
     "hard_sigmoid": lambda value, line: _clip(value * line[0] + line[1], (0.0, 1.0)),
     "add": lambda value, other: value + other,
     "mul": lambda value, other: value * other,
+    "sub": lambda value, other: value - other,
     "rsub": lambda value, other: other - value,
 }

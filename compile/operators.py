@@ -129,6 +129,8 @@ def _conv(node: Node, reading: Reading) -> None:
     depthwise = groups > 1 and groups == x.channels == outputs
     if groups != 1 and not depthwise:
         raise unsupported(node, f"{groups} groups of {x.channels} channels")
+    if inputs * groups != x.channels:
+        raise unsupported(node, "its sizes do not fit")
     window = _window(node, reading, x, (weight.shape[2], weight.shape[3]))
     height, width = window.output(x.height, x.width)
     macs = outputs * inputs * weight.shape[2] * weight.shape[3] * height * width
@@ -149,11 +151,13 @@ def _pool(node: Node, reading: Reading) -> None:
     if node.inputs[0] in reading.paddings and node.op == "MaxPool":
         raise unsupported(node, "follows a Pad with zeros")
     window = _window(node, reading, x, tuple(node.attributes["kernel_shape"]))
-    window = replace(
-        window,
-        count_pads=bool(node.attributes.get("count_include_pad", 0))
-        or node.inputs[0] in reading.paddings,
-    )
+    count_pads = bool(node.attributes.get("count_include_pad", 0))
+    if node.inputs[0] in reading.paddings:
+        # The zeros of a Pad count, those of the pool itself would not.
+        if not count_pads and window.pads != reading.paddings[node.inputs[0]][1]:
+            raise unsupported(node, "follows a Pad and pads itself")
+        count_pads = True
+    window = replace(window, count_pads=count_pads)
     ceil = bool(node.attributes.get("ceil_mode", 0))
     height, width = window.output(x.height, x.width, ceil)
     if ceil:
@@ -277,10 +281,13 @@ def _hard_swish(node: Node, reading: Reading) -> None:
 
 @operator("BatchNormalization")
 def _batch_norm(node: Node, reading: Reading) -> None:
+    x = reading.value(node)
+    if x.rank == 2 and x.height * x.width != 1:
+        raise unsupported(node, "of a flattened image")
     scale, shift, mean, variance = (reading.constant(node, i) for i in range(1, 5))
     factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
     steps = (Step("mul", _f32(factor)), Step("add", _f32(shift - mean * factor)))
-    _elementwise(node, reading, reading.value(node), *steps)
+    _elementwise(node, reading, x, *steps)
 
 
 @operator("Add", "Sub", "Mul", "Div")
@@ -301,14 +308,15 @@ def _binary(node: Node, reading: Reading) -> None:
         _elementwise(node, reading, left, Step(kind, right))
     elif node.op == "Div":
         raise unsupported(node, "divides by an activation")
-    elif node.op == "Sub":
-        _elementwise(node, reading, right, Step("rsub", left.name))
     else:
+        kind = node.op.lower()
         if left.height * left.width < right.height * right.width:
             left, right = right, left
-        if right.channels != left.channels or right.shape[:2] not in (left.shape[:2], (1, 1)):
+            kind = "rsub" if kind == "sub" else kind
+        fits = right.channels == left.channels and right.rank == left.rank
+        if not fits or right.shape[:2] not in (left.shape[:2], (1, 1)):
             raise unsupported(node, f"of {left.shape} and {right.shape}")
-        _elementwise(node, reading, left, Step(node.op.lower(), right.name))
+        _elementwise(node, reading, left, Step(kind, right.name))
 
 
 @operator("Concat")
@@ -324,8 +332,10 @@ def _concat(node: Node, reading: Reading) -> None:
 @operator("Slice")
 def _slice(node: Node, reading: Reading) -> None:
     x = reading.value(node)
-    starts, stops = (reading.constant(node, index).tolist() for index in (1, 2))
-    axes = reading.constant(node, 3, list(range(len(starts)))).tolist()
+    given = node.attributes  # before operator set 10 the range is there
+    starts = reading.constant(node, 1, given.get("starts")).tolist()
+    stops = reading.constant(node, 2, given.get("ends")).tolist()
+    axes = reading.constant(node, 3, given.get("axes", list(range(len(starts))))).tolist()
     steps = reading.constant(node, 4, [1] * len(starts)).tolist()
     if [axis % x.rank for axis in axes] != [1] or steps != [1]:
         raise unsupported(node, "only a range of channels")
