@@ -35,8 +35,7 @@ _RECORD_BYTES = 8000
 
 # Unpack beside, then rename each file: a photo is whole on the board or not there.
 _RECEIVE = (
-    'rm -rf "$2" && mkdir -p "$2" "$3" && tar -xf "$1" -C "$2" && mv "$2"/* "$3"/'
-    ' && rm -rf "$1" "$2"'
+    'rm -rf "$2" && mkdir -p "$2" "$3" && tar -xf "$1" -C "$2" && mv "$2"/* "$3"/ && rm -rf "$2"'
 )
 
 
@@ -195,6 +194,7 @@ def _send_photos(session: Session, identities: Mapping[str, Path | None]) -> Non
             session.run(receive, timeout=COMMAND_S).check(
                 f"cannot unpack photos on '{session.name}'", "free some space on the board"
             )
+            session.remove("incoming.tar")
             task.advance(len(batch))
 
 

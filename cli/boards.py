@@ -44,9 +44,7 @@ def _list(as_json: Json = False) -> Any:
             rows = [[e.name, e.board, e.user, e.host, str(e.port or 22)] for e in mine]
             show.table("Yours", ["name", "board", "user", "host", ">port"], rows)
         else:
-            show.out.print(
-                "Add your own: edgecompress boards add NAME --board rpi4b --host ADDRESS"
-            )
+            show.say("Add your own: edgecompress boards add NAME --board rpi4b --host ADDRESS")
     return {"boards": [asdict(b) for b in known], "yours": [asdict(e) for e in mine]}
 
 
@@ -81,7 +79,7 @@ def _add(
     entry = BoardEntry(name, board, host, port, user, identity, trust, workdir, python)
     add(entry)
     if not as_json:
-        show.out.print(f"{name} is in {inventory_path()}; check it: edgecompress doctor -b {name}")
+        show.say(f"{name} is in {inventory_path()}; check it: edgecompress doctor -b {name}")
     return asdict(entry)
 
 
@@ -93,7 +91,7 @@ def _remove(name: Name, as_json: Json = False) -> Any:
 
     remove(name)
     if not as_json:
-        show.out.print(f"{name} is removed")
+        show.say(f"{name} is removed")
     return {"removed": name}
 
 
@@ -141,7 +139,7 @@ def _reset(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
 def _require_virtual(name: str) -> None:
     if name != VIRTUAL:
         raise UsageError(
-            f"'{name}' is not a virtual board", f"try: edgecompress boards status {VIRTUAL}"
+            f"'{name}' is not a virtual board", f"edgecompress boards status {VIRTUAL}"
         )
 
 
@@ -151,5 +149,5 @@ def _state(as_json: bool) -> Any:
     state = virtual.status()
     if not as_json:
         where = f"runs ({state.mode}), SSH on 127.0.0.1 port {state.port}"
-        show.out.print(f"{VIRTUAL} {where if state.running else 'does not run'}")
+        show.say(f"{VIRTUAL} {where if state.running else 'does not run'}")
     return {"name": VIRTUAL, **asdict(state)}

@@ -75,5 +75,5 @@ def get(
             "photo set", name, ["imagenette", "foolbox"], UsageError, "edgecompress data"
         )
     if not as_json:
-        show.out.print(f"{name} is in {folder}")
+        show.say(f"{name} is in {folder}")
     return {"name": name, "folder": str(folder)}

@@ -46,7 +46,7 @@ def _export(
     with writing(out) as temporary:
         check = export_network(module, spec, temporary, no_photos)
     if not as_json:
-        show.out.print(
+        show.say(
             f"{out}: {spec.macs / 1e6:.1f} M MACs, {spec.params / 1e6:.2f} M parameters; "
             f"ONNX Runtime differs from PyTorch by {check.max_abs_error:.2g} at most "
             f"({check.max_rel_error:.2g} of the largest output, {check.inputs} inputs)"

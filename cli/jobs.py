@@ -31,7 +31,7 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="The job's folder; by default out/<name>.")
 ]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Train for minutes instead of hours ([compress] jobs).")
+    bool, typer.Option("--quick", help="Train for minutes instead of hours (jobs that compress).")
 ]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="At most so many photos, evenly spread.")

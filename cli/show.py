@@ -111,6 +111,8 @@ class PlainLines:
 
 
 def _share(event: Event) -> str:
+    if event.total == 1.0:
+        return f"{event.done:.0%}"
     return f"{event.done:g}/{event.total:g}" if event.total else f"{event.done:g}"
 
 
@@ -129,6 +131,11 @@ def failure(error: EdgeCompressError, as_json: bool) -> None:
     err.print(Text.assemble(("error:", "bold red"), " ", error.message), soft_wrap=True)
     if error.hint:
         err.print(Text.assemble(("try:", "bold"), " ", error.hint), soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a result as it is: what looks like markup in a path or a name is none."""
+    out.print(Text(text), soft_wrap=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,8 +237,8 @@ def compile_(run: Run) -> None:
 
     inputs = {
         "cascade": _folder(run.cascade),
-        "board": run.board.tvm_target(),
-        "python": run.board.python,
+        "board": asdict(run.board),
+        "code": _code("compile", "runner"),
         "database": sha256_file(run.database) if run.database.exists() else None,
     }
     run.space.step("compile", inputs, [compiled, run.bundle], work)
@@ -305,9 +305,13 @@ STEPS: dict[str, Step] = {
 }
 
 
+# Verbs that end on a board, and so need one that can be reached from here.
+_ON_THE_BOARD = ("tune", "deploy", "bench", "report")
+
+
 def run_until(run: Run, last: str) -> Run:
     """Do every step up to `last` that is not yet done; returns the job on the board it ran on."""
-    if "bench" in _upto(last):
+    if last in _ON_THE_BOARD:
         run = replace(run, board_name=usable_board(run.job, run.board_name))
     for name in _upto(last):
         # A bench deploys what it needs by itself.
@@ -326,6 +330,13 @@ def _files(photos: PhotoSet) -> str:
     sizes = [path.stat().st_size if path.exists() else None for path in photos.paths]
     names = [path.name for path in photos.paths]
     return sha256_json([photos.name, names, sizes, photos.targets])
+
+
+def _code(*rooms: str) -> str:
+    """A fingerprint of our own sources, so that an upgrade compiles again."""
+    root = Path(__file__).parent.parent
+    sources = [path for room in rooms for path in sorted((root / room).rglob("*.py"))]
+    return sha256_json([[path.name, sha256_file(path)] for path in sources])
 
 
 def _folder(folder: Path) -> dict[str, str]:

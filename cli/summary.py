@@ -51,8 +51,8 @@ def compress(run: Run, as_json: bool) -> Any:
         show.table(title, columns, rows)
         if cascade.predictor:
             share = f"{cascade.predictor.macs / 1e6:.1f} M MACs"
-            show.out.print(f"foreground predictor: {cascade.predictor.resolution} px, {share}")
-        show.out.print(
+            show.say(f"foreground predictor: {cascade.predictor.resolution} px, {share}")
+        show.say(
             f"top-1 {predictions.top1:.1%} of {predictions.n} photos, "
             f"{predictions.mean_macs / 1e6:.1f} M MACs on average; cascade in {run.cascade}"
         )
@@ -63,7 +63,7 @@ def tune(run: Run, as_json: bool) -> Any:
     """What tuning found, kernel by kernel."""
     result = read_tuning(run)
     if not as_json and result is None:
-        show.out.print("no budget to tune with: give --budget 10m, --trials N, or a [tune] table")
+        show.say("no budget to tune with: give --budget 10m, --trials N, or a [tune] table")
     elif not as_json:
         rows = [
             [task["name"], str(task["weight"]), _ms(task["before_ms"]), _ms(task["after_ms"])]
@@ -73,7 +73,7 @@ def tune(run: Run, as_json: bool) -> Any:
         emulated = " (emulated: times prove the path, not the speed)"
         title = f"Kernels on {result['board']}" + emulated * (result["measured"] == "emulated")
         show.table(title, ["kernel", ">times", ">untuned ms", ">best ms"], rows)
-        show.out.print(
+        show.say(
             f"{result['records']} records in {run.database} after {result['seconds']:.0f} s; "
             "the next compile uses them"
         )
@@ -107,14 +107,14 @@ def compile_(run: Run, as_json: bool) -> Any:
         ]
         columns = ["network", ">M MACs", ">kernels called", ">tuned", ">seconds to compile"]
         show.table(f"Compiled for {run.board.title}", columns, rows)
-        show.out.print(f"bundle {run.bundle}: {document['size_bytes'] / 1e6:.1f} MB")
+        show.say(f"bundle {run.bundle}: {document['size_bytes'] / 1e6:.1f} MB")
     return document
 
 
 def deploy(run: Run, as_json: bool) -> Any:
     """Where the bundle is."""
     if not as_json:
-        show.out.print(f"{run.bundle} is on '{run.board_name}', checked there")
+        show.say(f"{run.bundle} is on '{run.board_name}', checked there")
     return {"board": run.board_name, "bundle": str(run.bundle)}
 
 
@@ -122,7 +122,7 @@ def bench(run: Run, as_json: bool) -> Any:
     """What the board measured."""
     measurements = read_json(run.space.path("board", "measurements.json"), "measurements")
     if not as_json:
-        show.out.print(f"measured on '{run.board_name}'; edgecompress report shows it")
+        show.say(f"measured on '{run.board_name}'; edgecompress report shows it")
     return measurements
 
 
@@ -135,7 +135,7 @@ def report(run: Run, as_json: bool) -> Any:
         columns = ["what", ">measured", "beside it"]
         show.table(f"{told.name} on {told.board.title}", columns, _headlines(told))
         show.table("Time by part" + _EMULATED * told.emulated, _PARTS, _times(told))
-        show.out.print(f"report: {run.report}\n        {run.page}")
+        show.say(f"report: {run.report}\n        {run.page}")
     return {"report": str(run.report), "page": str(run.page), **told.model_dump(mode="json")}
 
 

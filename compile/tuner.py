@@ -96,6 +96,11 @@ class Tuner:
     def drive(self, builder: Builder, farm: Farm, progress: events.Task) -> None:
         """Measure until the budget or the spaces end."""
         self._progress = progress
+        if self._budget.trials is not None and self._budget.trials < len(self._kernels):
+            events.note(
+                f"{self._budget.trials} trials are fewer than the {len(self._kernels)} kernels:"
+                " only untuned schedules are measured"
+            )
         # The untuned schedules first: they are what all else is compared with.
         first = [(kernel, c) for kernel in self._kernels for c in kernel.search.propose(1)]
         for start in range(0, len(first), _BATCH):

@@ -176,6 +176,8 @@ def _trust(entry: BoardEntry, key: paramiko.PKey) -> str:
     words += ["--port", str(entry.port)] if entry.port else []
     words += ["--user", entry.user] if entry.user else []
     words += ["--identity", entry.identity_file] if entry.identity_file else []
+    words += ["--workdir", entry.workdir] if entry.workdir != BoardEntry.workdir else []
+    words += ["--python", entry.python] if entry.python else []
     return shlex.join([*words, "--trust", key.fingerprint])
 
 

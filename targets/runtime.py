@@ -1,6 +1,6 @@
 """The few files that run a compiled network on a board, cut out of pinned wheels.
 
-A board gets no compiler and no TVM build: `libtvm_runtime.so` (3 MB of the 274 MB that the TVM
+A board gets no compiler and no TVM build: `libtvm_runtime.so` (3 MB of the 281 MB that the TVM
 wheel unpacks to), the Python package `tvm_ffi` without its headers, sources and generators, and
 `typing_extensions`, which `tvm_ffi` imports. Together below 10 MB. (The library of `tvm_ffi`'s own
 tests has to come along: the extension module is linked against it.) The wheels are opened as zip
