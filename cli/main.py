@@ -8,7 +8,7 @@ import typer
 
 from edgecompress import __version__
 
-from . import boards, data, doctor, export, jobs
+from . import bench, boards, data, doctor, export, jobs
 
 app = typer.Typer(
     name="edgecompress",
@@ -43,6 +43,7 @@ def _top(
 jobs.register(app)
 export.register(app)
 doctor.register(app)
+app.add_typer(bench.app, name="bench")
 app.add_typer(boards.app, name="boards")
 app.add_typer(data.app, name="data")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgecompress import events
 from edgecompress.errors import CompileError, InputError
@@ -58,13 +58,23 @@ def export_network(network: Network, spec: NetworkSpec, path: Path, photos: Tens
     side = spec.resolution
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(4, 3, side, side, generator=generator)
+    write_onnx(network, noise[:1], path)
+    return _check(network, path, torch.cat([noise, photos.to(noise.dtype)]))
+
+
+def write_onnx(network: nn.Module, image: Tensor, path: Path) -> None:
+    """Write any network as ONNX, unchecked: input `input` of `image`'s shape, output `output`.
+
+    Raises:
+        CompileError: the export fails.
+    """
     try:
         # The exporter reports on stdout and through loggers; what matters is checked below.
         with contextlib.redirect_stdout(io.StringIO()), _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network.eval(),
-                (noise[:1],),
+                (image,),
                 path,
                 input_names=["input"],
                 output_names=["output"],
@@ -77,7 +87,6 @@ def export_network(network: Network, spec: NetworkSpec, path: Path, photos: Tens
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileError(f"cannot export {path.stem} to ONNX: {first[0]}") from error
     _strip(path)
-    return _check(network, path, torch.cat([noise, photos.to(noise.dtype)]))
 
 
 def _strip(path: Path) -> None:

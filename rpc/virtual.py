@@ -124,6 +124,19 @@ def reset() -> None:
         shutil.rmtree(folder / "keys", ignore_errors=True)
 
 
+def disk() -> Path:
+    """The root of the board's disk, made if it is not there; the board need not run.
+
+    Raises:
+        BoardError: packages cannot be fetched, or there is no space.
+        InputError: a wheel cannot be fetched.
+    """
+    folder = _folder()
+    with _locked(folder):
+        _require_tools()
+        return ensure_tree(folder)
+
+
 def status() -> VirtualStatus:
     """Whether the board runs, and where."""
     folder = _folder()

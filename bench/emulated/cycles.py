@@ -1,0 +1,132 @@
+"""Estimated cycles of counted blocks: LLVM's machine-code analyser on each, times its runs.
+
+The analyser models one core's pipelines with caches that never miss, and each block as a loop of
+its own; so cycles compare programs on one core, and are no prediction of time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from filelock import FileLock
+
+from edgecompress.errors import BoardError
+from edgecompress.files import cache_dir, read_json, write_json
+
+from .count import APT_PACKAGES, Counts, instructions
+
+# What we call a core, and the nearest model that LLVM has of it.
+CORES = {"cortex-a55": "cortex-a55", "cortex-a72": "cortex-a72", "cortex-a76": "neoverse-n1"}
+
+# Blocks that together execute this share of all instructions are analysed; the rest counts alike.
+COVERED = 0.999
+_FEATURES = "-mattr=+v8.2a,+dotprod,+fullfp16,+crc,+aes,+sha2"
+_ITERATIONS = 40
+_BATCH = 200  # blocks of one call
+_VERSIONS = ("19", "20", "18", "17", "")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a section costs on one core.
+
+    Attributes:
+        instructions: executed.
+        cycles: estimated, with caches that never miss.
+    """
+
+    instructions: int
+    cycles: float
+
+
+def cost(counts: Counts, core: str) -> Cost:
+    """Executed instructions and estimated cycles of a section.
+
+    Args:
+        core: one of `CORES`.
+
+    Raises:
+        BoardError: LLVM's tools are not installed.
+    """
+    total = instructions(counts)
+    hot, done = [], 0
+    for code, runs in sorted(counts.items(), key=lambda item: -item[1] * len(item[0])):
+        if done >= COVERED * total:
+            break
+        hot.append(code)
+        done += runs * len(code) // 8
+    cycles = _cycles(hot, core)
+    spent = sum(counts[code] * cycles[code] for code in hot)
+    return Cost(total, spent * total / done if done else 0.0)
+
+
+def _cycles(blocks: Sequence[str], core: str) -> dict[str, float]:
+    """Cycles of one run of each block; what was analysed before is in the cache."""
+    llvm = _tool("llvm-mca")
+    path = cache_dir("cycles") / f"{core}-{llvm.rsplit('-', 1)[-1]}.json"
+    with FileLock(path.with_suffix(".lock")):
+        known: dict[str, float] = read_json(path) if path.exists() else {}
+        new = [code for code in dict.fromkeys(blocks) if _key(code) not in known]
+        for start in range(0, len(new), _BATCH):
+            known.update(_analyse(new[start : start + _BATCH], CORES[core]))
+        if new:
+            write_json(path, known)
+    return {code: known[_key(code)] for code in blocks}
+
+
+def _key(code: str) -> str:
+    return hashlib.sha256(code.encode()).hexdigest()[:24]
+
+
+def _analyse(blocks: Sequence[str], cpu: str) -> dict[str, float]:
+    lines = iter(_disassembled("".join(blocks)))
+    source = []
+    for number, code in enumerate(blocks):
+        body = [next(lines) for _ in range(len(code) // 8)]
+        source += [f"# LLVM-MCA-BEGIN {number}", *body, f"# LLVM-MCA-END {number}"]
+    command = [_tool("llvm-mca"), "--mtriple=aarch64", f"-mcpu={cpu}", _FEATURES, "-json"]
+    # System calls and the like have no model: they are left out of their block.
+    command += [f"-iterations={_ITERATIONS}", "-skip-unsupported-instructions=any"]
+    regions = json.loads(_said(command, "\n".join(source) + "\n"))["CodeRegions"]
+    found = {
+        blocks[int(region["Name"])]: region["SummaryView"]["TotalCycles"] / _ITERATIONS
+        for region in regions
+        if region["Name"]
+    }
+    # A block of nothing but unmodelled instructions has no region: one cycle an instruction.
+    return {_key(code): found.get(code, len(code) / 8) for code in blocks}
+
+
+def _disassembled(code: str) -> list[str]:
+    """One line of assembly for each word of 8 digits."""
+    words = [bytes.fromhex(code[i : i + 8])[::-1] for i in range(0, len(code), 8)]
+    text = "\n".join(" ".join(f"0x{byte:02x}" for byte in word) for word in words)
+    said = _said([_tool("llvm-mc"), "--disassemble", "-triple=aarch64", _FEATURES], text)
+    lines = [line.strip() for line in said.splitlines() if line.startswith("\t")]
+    found = [line for line in lines if not line.startswith(".")]
+    if len(found) != len(words):
+        raise BoardError(f"{len(words) - len(found)} instructions cannot be disassembled")
+    return found
+
+
+def _said(command: Sequence[str], text: str) -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if not done.stdout:
+        raise BoardError(f"{command[0]} failed: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+def _tool(name: str) -> str:
+    names: Iterable[str] = (f"{name}-{version}".rstrip("-") for version in _VERSIONS)
+    found = next((path for one in names if (path := shutil.which(one))), None)
+    if found is None:
+        raise BoardError(
+            f"cycles cannot be estimated: {name} is not installed",
+            f"sudo apt-get install --no-install-recommends {' '.join(APT_PACKAGES)}",
+        )
+    return found

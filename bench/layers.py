@@ -1,0 +1,116 @@
+"""Where a compiled network's time, or its instructions, go: one row a kernel call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecompress import events
+from edgecompress.errors import BoardError
+
+from ..targets import Board
+from . import emulated
+from .peers.compare import PROGRAM, prepare, run_counted
+from .peers.engines import OURS
+
+_TIME_S = 300.0
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One kernel call.
+
+    Attributes:
+        name: of the first ONNX node that it stands for; `sources` has all.
+        choices: what the schedule's free choices came to.
+        ms: median time of one thread; None under emulation.
+        gflops: two operations a multiply-add; None where nothing was timed or multiplied.
+        peak: that as a share of one core's peak.
+        instructions: executed; None where time was measured.
+        cycles: estimated, by core.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    kernel: str
+    schedule: str
+    choices: tuple[int, ...]
+    tuned: bool
+    macs: int
+    ms: float | None = None
+    gflops: float | None = None
+    peak: float | None = None
+    instructions: int | None = None
+    cycles: dict[str, float] | None = None
+
+
+def profile_layers(onnx: Path, board: Board, database: Path | None = None) -> list[LayerCost]:
+    """Compile a network and profile it on one thread: timed on `host`, counted on a virtual board.
+
+    Raises:
+        BoardError: the program fails, or this machine lacks what counting needs.
+        CompileError: the network cannot be compiled.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgecompress-layers-") as temporary:
+        folder = Path(temporary)
+        with events.task(f"compiling {onnx.stem} for {board.name}"):
+            layers = prepare(onnx, board, folder, database)["layers"]
+        with events.task(f"profiling {len(layers)} kernel calls"):
+            if board.kind == "virtual":
+                return _counted(layers, folder)
+            return _timed(layers, folder, board.fast.peak_gflops)
+
+
+def _timed(layers: list[dict[str, Any]], folder: Path, peak: float) -> list[LayerCost]:
+    argv = [sys.executable, str(PROGRAM), OURS, str(folder), "1", "time-kernels"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIME_S, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise BoardError(f"the profile failed: {last}")
+    rows = []
+    for layer, (kernel, seconds) in zip(layers, _names(done.stdout, layers), strict=True):
+        gflops = 2e-9 * layer["macs"] / seconds if layer["macs"] else None
+        share = None if gflops is None else gflops / peak
+        rows.append(LayerCost(**_about(layer, kernel), ms=1e3 * seconds, gflops=gflops, peak=share))
+    return rows
+
+
+def _counted(layers: list[dict[str, Any]], folder: Path) -> list[LayerCost]:
+    sections, said = run_counted(OURS, folder, "count-kernels")
+    rows = []
+    for place, (layer, kernel) in enumerate(zip(layers, _names(said, layers), strict=True), 1):
+        counts = sections.get(place, {})
+        costs = {core: emulated.cost(counts, core).cycles for core in emulated.CORES}
+        rows.append(
+            LayerCost(
+                **_about(layer, kernel),
+                instructions=emulated.instructions(counts),
+                cycles=costs,
+            )
+        )
+    return rows
+
+
+def _names(said: str, layers: list[dict[str, Any]]) -> list[Any]:
+    line = next((line for line in said.splitlines() if line.startswith("[")), "[]")
+    found = json.loads(line)
+    if len(found) != len(layers):
+        raise BoardError(f"{len(found)} kernels ran, the compiler lists {len(layers)}")
+    return found
+
+
+def _about(layer: dict[str, Any], kernel: str) -> dict[str, Any]:
+    return {
+        "name": layer["name"],
+        "sources": tuple(layer["source"]),
+        "kernel": kernel,
+        "schedule": layer["schedule"],
+        "choices": tuple(layer["choices"]),
+        "tuned": layer["tuned"],
+        "macs": layer["macs"],
+    }

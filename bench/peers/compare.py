@@ -1,0 +1,312 @@
+"""Engines side by side: wall time as ratios of one run, or instructions and cycles under emulation.
+
+Machines are noisy, so timed engines take turns, a short round each, and what is compared is each
+round's median with that of ONNX Runtime in the same round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecompress import events, wheels
+from edgecompress.errors import EdgeCompressError
+from edgecompress.files import building, cache_dir
+
+from ...compile.network import compile_network
+from ...runner.spec import Preprocess
+from ...targets import Board
+from ...targets.runtime import runtime_files
+from .. import emulated
+from .engines import OURS, PEERS, Engine, NotHereError
+
+PROGRAM = Path(__file__).with_name("program.py")
+REFERENCE = "onnxruntime"
+PREPROCESS = Preprocess((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+PYTHON = "usr/bin/python3.11"
+
+_START_S = 300.0
+_ROUND_S = 0.25
+_ROUNDS = 20
+_COUNT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine with one number of threads.
+
+    Attributes:
+        ms: median of the rounds' medians; None under emulation.
+        ratio: that against ONNX Runtime's of the same rounds: median, lowest and highest quartile.
+        instructions: executed by one run; None where time was measured.
+        cycles: estimated for each core of `emulated.CORES`.
+        difference: of its output from ONNX Runtime's, as a share of the largest output.
+        reason: why there are no numbers; empty where there are.
+    """
+
+    engine: str
+    title: str
+    threads: int
+    ms: float | None = None
+    ratio: tuple[float, float, float] | None = None
+    instructions: int | None = None
+    cycles: dict[str, float] = field(default_factory=dict)
+    difference: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All engines on one model and one board.
+
+    Attributes:
+        macs: of one run.
+        seconds: that compiling took.
+    """
+
+    model: str
+    board: str
+    macs: int
+    seconds: float
+    rows: tuple[Row, ...]
+
+
+def compare(
+    onnx: Path, board: Board, threads: Sequence[int], database: Path | None = None
+) -> Comparison:
+    """Compare our compiled module of an ONNX file with the other engines.
+
+    Args:
+        board: `host` (time) or a virtual one (instructions and cycles, one thread).
+        threads: each number is a run of its own; under emulation there is only one.
+        database: tuning records for our module.
+
+    Raises:
+        CompileError: our own compiler fails; a peer that fails is a row that says so.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgecompress-peers-") as temporary:
+        folder = Path(temporary)
+        with events.task(f"compiling {onnx.stem} for {board.name}"):
+            info = prepare(onnx, board, folder, database)
+        absent = _convert(folder)
+        rows: list[Row] = []
+        if board.kind == "virtual":
+            rows = _count_all(folder, absent)
+        else:
+            for count in threads:
+                rows += _time_all(folder, absent, count)
+    return Comparison(onnx.stem, board.name, info["macs"], info["seconds"], tuple(rows))
+
+
+def prepare(onnx: Path, board: Board, folder: Path, database: Path | None) -> dict[str, Any]:
+    """Write model, inputs, our compiled module and its runtime into a folder.
+
+    Returns:
+        What the compiler says of the network (`compile.network.CompiledNetwork.info`).
+    """
+    import onnx as onnx_package
+
+    shutil.copyfile(onnx, folder / "model.onnx")
+    if onnx.with_suffix(".tflite").exists():
+        shutil.copyfile(onnx.with_suffix(".tflite"), folder / "model.tflite")
+    compiled = compile_network(onnx, board, PREPROCESS, folder / "ours.so", database=database)
+    dims = onnx_package.load(onnx).graph.input[0].type.tensor_type.shape.dim
+    height, width = dims[2].dim_value, dims[3].dim_value
+    shape = (1, height, width, 3)
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    mean, std = np.array(PREPROCESS.mean), np.array(PREPROCESS.std)
+    normalised = ((image - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
+    np.save(folder / "image.npy", image)
+    np.save(folder / "input.npy", np.ascontiguousarray(normalised))
+    for name, content in runtime_files(board).items():
+        path = folder / "runtime" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return compiled.info
+
+
+def _convert(folder: Path) -> dict[str, str]:
+    """Convert the model for each peer; the reason of each that cannot take part."""
+    absent = {}
+    for peer in events.track(PEERS, "converting for the other engines"):
+        try:
+            peer.require()
+            peer.convert(folder)
+        except NotHereError as error:
+            absent[peer.name] = str(error)
+    return absent
+
+
+def _title(name: str) -> str:
+    return next((peer.title for peer in PEERS if peer.name == name), "EdgeCompress")
+
+
+def _names() -> list[str]:
+    return [OURS, *(peer.name for peer in PEERS)]
+
+
+def _differences(rows: list[Row], outputs: dict[str, np.ndarray]) -> list[Row]:
+    """The rows with how far each output is from ONNX Runtime's."""
+    wanted = outputs.get(REFERENCE)
+    if wanted is None:
+        return rows
+    largest = float(np.abs(wanted).max())
+    return [
+        replace(row, difference=float(np.abs(outputs[row.engine] - wanted).max()) / largest)
+        if row.engine in outputs and outputs[row.engine].shape == wanted.shape
+        else row
+        for row in rows
+    ]
+
+
+# Wall time, on this machine
+
+
+class _Server:
+    """A running engine."""
+
+    def __init__(self, name: str, folder: Path, threads: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), name, str(folder), str(threads), "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+        self.output = np.array(self._answer())
+
+    def times(self, runs: int) -> list[float]:
+        """Seconds of so many runs."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(f"{runs}\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise NotHereError(f"ended: {error}") from error
+        return self._answer()
+
+    def _answer(self) -> list[float]:
+        assert self._process.stdout and self._process.stderr
+        # Engines print what they like: ours is the line that is JSON.
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                if isinstance(value, list):
+                    return value
+        said = self._process.stderr.read().strip().splitlines()
+        raise NotHereError(f"failed: {said[-1][:200] if said else 'it ended'}")
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def _servers(
+    folder: Path, absent: dict[str, str], threads: int
+) -> Iterator[tuple[dict[str, _Server], dict[str, str]]]:
+    running: dict[str, _Server] = {}
+    failed = dict(absent)
+    try:
+        for name in _names():
+            if name not in failed:
+                try:
+                    running[name] = _Server(name, folder, threads)
+                except NotHereError as error:
+                    failed[name] = str(error)
+        yield running, failed
+    finally:
+        for server in running.values():
+            server.close()
+
+
+def _time_all(folder: Path, absent: dict[str, str], threads: int) -> list[Row]:
+    with _servers(folder, absent, threads) as (running, failed):
+        runs = {}
+        for name, server in running.items():
+            once = min(server.times(3))
+            runs[name] = max(3, round(_ROUND_S / once))
+        medians: dict[str, list[float]] = {name: [] for name in running}
+        for _ in events.track(range(_ROUNDS), f"timing, {threads} threads", _ROUNDS):
+            for name, server in running.items():
+                medians[name].append(statistics.median(server.times(runs[name])))
+        outputs = {name: server.output for name, server in running.items()}
+    rows = [
+        _timed_row(name, threads, medians, failed.get(name, "")) for name in (*running, *failed)
+    ]
+    return _differences(rows, outputs)
+
+
+def _timed_row(name: str, threads: int, medians: dict[str, list[float]], reason: str) -> Row:
+    row = Row(name, _title(name), threads, reason=reason)
+    if reason:
+        return row
+    own, reference = medians[name], medians.get(REFERENCE)
+    ratio = None
+    if reference:
+        ratios = [a / b for a, b in zip(own, reference, strict=True)]
+        low, middle, high = (float(q) for q in np.quantile(ratios, [0.25, 0.5, 0.75]))
+        ratio = (middle, low, high)
+    return replace(row, ms=1e3 * statistics.median(own), ratio=ratio)
+
+
+# Instructions and cycles, under emulation
+
+
+def _count_all(folder: Path, absent: dict[str, str]) -> list[Row]:
+    rows, outputs = [], {}
+    for name in events.track(_names(), "counting instructions"):
+        row = Row(name, _title(name), 1, reason=absent.get(name, ""))
+        if not row.reason:
+            try:
+                counts, output = _counted(name, folder)
+                costs = {core: emulated.cost(counts, core) for core in emulated.CORES}
+                row = replace(
+                    row,
+                    instructions=emulated.instructions(counts),
+                    cycles={core: cost.cycles for core, cost in costs.items()},
+                )
+                outputs[name] = output
+            except EdgeCompressError as error:
+                row = replace(row, reason=error.message)
+        rows.append(row)
+    return _differences(rows, outputs)
+
+
+def _counted(name: str, folder: Path) -> tuple[emulated.Counts, np.ndarray]:
+    sections, said = run_counted(name, folder, "count")
+    lines = [line for line in said.splitlines() if line.startswith("[")]
+    return sections[1], np.array(json.loads(lines[0]))
+
+
+def run_counted(name: str, folder: Path, mode: str) -> tuple[dict[int, emulated.Counts], str]:
+    """Run `program.py` with one engine and one thread in the virtual board's Python, counted."""
+    peer = next((one for one in PEERS if one.name == name), None)
+    env = {"PYTHONPATH": str(_unpacked(peer))} if peer else {}
+    env |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    argv = [PYTHON, str(PROGRAM), name, str(folder), "1", mode]
+    return emulated.counted(argv, env, timeout=_COUNT_S)
+
+
+def _unpacked(peer: Engine) -> Path:
+    """A peer's arm64 packages, unpacked for the virtual board's Python."""
+    folder = cache_dir("peers") / "-".join(wheel.key for wheel in peer.wheels)
+    if not folder.is_dir():
+        with building(folder) as new:
+            for wheel in peer.wheels:
+                wheels.extract(wheel, lambda name: True, new)
+    return folder

@@ -1,0 +1,200 @@
+"""`edgecompress bench`: a job's photos on its board, and compiled networks beside other engines."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from edgecompress.errors import UsageError
+
+from . import jobs, show
+from .verb import Json, example, verb
+
+if TYPE_CHECKING:
+    from ..bench.layers import LayerCost
+    from ..bench.peers import Comparison, Row
+    from ..targets import Board
+
+_JOB = "job"
+
+
+class _JobUnlessNamed(TyperGroup):
+    """`bench JOB.toml` is `bench job JOB.toml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `job` before what is no command of the group."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [_JOB, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_JobUnlessNamed,
+    no_args_is_help=True,
+    help="Measure: a job's photos on its board, or compiled networks beside other engines.",
+    epilog=example("edgecompress bench examples/demo.toml", "edgecompress bench peers resnet50"),
+)
+jobs.add(app, "bench", _JOB)
+
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(help="ONNX files, or names of reference models; absent: all of these."),
+]
+Where = Annotated[
+    str,
+    typer.Option(
+        "--board", "-b", help="host: wall time; virtual-pi4: instructions and estimated cycles."
+    ),
+]
+Threads = Annotated[
+    list[int] | None,
+    typer.Option("--threads", "-t", min=1, help="Threads on the host; absent: 1, and all cores."),
+]
+Records = Annotated[
+    Path | None, typer.Option("--database", help="Tuning records to compile with (tuning.jsonl).")
+]
+
+
+@app.command(
+    "peers",
+    epilog=example(
+        "edgecompress bench peers mobilenet_v2 --board host",
+        "edgecompress bench peers out/demo/cascade/efficientnet_lite0.onnx -b virtual-pi4",
+    ),
+)
+@verb
+def _peers(
+    models: Models = None,
+    *,
+    board: Where = "host",
+    threads: Threads = None,
+    database: Records = None,
+    as_json: Json = False,
+) -> Any:
+    """Compare compiled networks with ONNX Runtime, ncnn, MNN and LiteRT on the same input."""
+    from ..bench.peers import compare
+    from ..bench.peers.models import MODELS, find_model
+
+    where = _measurable(board)
+    counts = threads or sorted({1, len(os.sched_getaffinity(0))})
+    files = [find_model(model) for model in models or MODELS]
+    found = []
+    for model, file in zip(models or MODELS, files, strict=True):
+        comparison = compare(file, where, counts, database)
+        if not as_json:
+            _show(model, comparison)
+        found.append({**asdict(comparison), "model": model})
+    return {"comparisons": found}
+
+
+Model = Annotated[str, typer.Argument(help="An ONNX file, or the name of a reference model.")]
+
+
+@app.command(
+    "layers",
+    epilog=example(
+        "edgecompress bench layers mobilenet_v2",
+        "edgecompress bench layers out/demo/cascade/efficientnet_lite0.onnx -b virtual-pi4",
+    ),
+)
+@verb
+def _layers(
+    model: Model, *, board: Where = "host", database: Records = None, as_json: Json = False
+) -> Any:
+    """Show where a compiled network's time goes (on a virtual board: its instructions)."""
+    from ..bench.layers import profile_layers
+    from ..bench.peers.models import find_model
+
+    where = _measurable(board)
+    rows = profile_layers(find_model(model), where, database)
+    if not as_json:
+        _show_layers(model, where, rows)
+    return {"model": model, "board": board, "layers": [asdict(row) for row in rows]}
+
+
+def _show_layers(model: str, board: Board, rows: list[LayerCost]) -> None:
+    columns = ["layer", "kernel", "choices", ">M MACs"]
+    if board.kind == "virtual":
+        total = sum(row.cycles["cortex-a72"] for row in rows if row.cycles)
+        columns += [">M instructions", ">per MAC", ">A72 M cycles", ">per MAC", ">share"]
+        numbers = [_counted_layer(row, total) for row in rows]
+        title = f"{model} on {board.name}: {total / 1e6:.1f} M cycles estimated for Cortex-A72"
+    else:
+        total = sum(row.ms or 0.0 for row in rows)
+        columns += [">ms", ">GFLOPS", ">of peak", ">share"]
+        numbers = [_timed_layer(row, total) for row in rows]
+        title = f"{model} on {board.name}, one thread: {total:.2f} ms"
+    head = [
+        [row.name, row.kernel, " ".join(map(str, row.choices)), f"{row.macs / 1e6:.2f}"]
+        for row in rows
+    ]
+    show.table(title, columns, [[*a, *b] for a, b in zip(head, numbers, strict=True)])
+
+
+def _timed_layer(row: LayerCost, total: float) -> list[str]:
+    gflops = "" if row.gflops is None else f"{row.gflops:.1f}"
+    peak = "" if row.peak is None else f"{row.peak:.0%}"
+    return [f"{row.ms:.3f}", gflops, peak, f"{(row.ms or 0) / total:.1%}"]
+
+
+def _counted_layer(row: LayerCost, total: float) -> list[str]:
+    count, cycles = row.instructions or 0, (row.cycles or {})["cortex-a72"]
+    each = [f"{value / row.macs:.3f}" if row.macs else "" for value in (count, cycles)]
+    return [f"{count / 1e6:.2f}", each[0], f"{cycles / 1e6:.2f}", each[1], f"{cycles / total:.1%}"]
+
+
+def _measurable(name: str) -> Board:
+    from .steps import find_board
+
+    board = find_board(name)
+    if board.kind == "ssh":
+        raise UsageError(
+            f"engines are compared on this machine or by counting, not on '{name}'",
+            "give --board host or --board virtual-pi4",
+        )
+    return board
+
+
+def _show(model: str, comparison: Comparison) -> None:
+    size = f"{comparison.macs / 1e6:.0f} M MACs, compiled in {comparison.seconds:.0f} s"
+    emulated = comparison.board != "host"
+    what = "estimated M cycles, caches that never miss" if emulated else "wall time on this machine"
+    columns = ["engine", ">threads"]
+    if emulated:
+        columns += [">M instructions", ">per MAC", ">A72", ">A55", ">A76"]
+    else:
+        columns += [">ms", ">against ONNX Runtime", ">quartiles"]
+    columns += [">difference", "note"]
+    numbers = _counts if emulated else _times
+    rows = [
+        [row.title, str(row.threads), *numbers(row, comparison), _difference(row), row.reason]
+        for row in comparison.rows
+    ]
+    show.table(f"{model}: {size}; {what}", columns, rows)
+
+
+def _difference(row: Row) -> str:
+    return "" if row.difference is None else f"{row.difference:.1e}"
+
+
+def _times(row: Row, _: Comparison) -> list[str]:
+    if row.ms is None:
+        return ["-", "-", "-"]
+    if row.ratio is None:
+        return [f"{row.ms:.2f}", "-", "-"]
+    middle, low, high = row.ratio
+    return [f"{row.ms:.2f}", f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+
+
+def _counts(row: Row, comparison: Comparison) -> list[str]:
+    if row.instructions is None:
+        return ["-"] * 5
+    cores = ("cortex-a72", "cortex-a55", "cortex-a76")
+    per_mac = row.instructions / comparison.macs
+    cycles = [f"{row.cycles[core] / 1e6:.1f}" for core in cores]
+    return [f"{row.instructions / 1e6:.1f}", f"{per_mac:.3f}", *cycles]
