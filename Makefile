@@ -19,14 +19,14 @@ demo: install system ## set up and run the main job: real photos, a cascade, a (
 	$(BIN)/edgecompress run $(JOB) --out $(OUT)
 
 .PHONY: test
-test: install system ## set up and run the everyday tests
+test: install system counting ## set up and run the everyday tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/pytest -q
 
 .PHONY: test-slow
-test-slow: install system ## the tests that take longer
+test-slow: install system counting ## the tests that take longer
 	$(BIN)/pytest -q -m slow
 
 .PHONY: benchmark
@@ -54,17 +54,25 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
 
-# The virtual board needs a few Debian packages. Without them the job still runs, on the host board.
-.PHONY: system
-system: install ## install the Debian packages of the virtual board, where that is allowed
-	@packages="$$($(BIN)/python -c 'from edgecompress.rpc.virtual import APT_PACKAGES; print(*APT_PACKAGES)')"; \
-	missing=$$(for p in $$packages; do \
+# Debian packages that Python tells of ($1), unless they are there; without them: $2.
+define apt_install
+	@missing=$$(for p in $$($(BIN)/python -c '$1'); do \
 	  dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	  echo "installing" $$missing; \
 	  { $(AS_ROOT) $(APT) update && $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive $(APT) install -y --no-install-recommends $$missing; } >/dev/null || \
-	  echo "! cannot install" $$missing "- the host board will stand in for the virtual Raspberry Pi"; \
+	  echo "! cannot install" $$missing "- $2"; \
 	fi
+endef
+
+# The virtual board needs a few. Without them the job still runs, on the host board.
+.PHONY: system
+system: install ## install the Debian packages of the virtual board, where that is allowed
+	$(call apt_install,from edgecompress.rpc.virtual import APT_PACKAGES as p; print(*p),the host board will stand in for the virtual Raspberry Pi)
+
+.PHONY: counting
+counting: install ## install what counts instructions of arm64 code (edgecompress bench peers|layers)
+	$(call apt_install,from edgecompress.bench.emulated.count import APT_PACKAGES as p; print(*p),nothing can be counted on the virtual board)
 
 .PHONY: clean
 clean: ## remove results and caches of this folder; the environment stays

@@ -120,6 +120,7 @@ def keep_training(
 
 def _teacher(trained: Trained) -> Teacher:
     spec, network = trained
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(network.eval(), spec.resolution)
 
 

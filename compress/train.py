@@ -108,6 +108,8 @@ def train(
         UsageError: the loss is not finite.
     """
     fingerprint = sha256_json([asdict(recipe), identity, label])
+    # A step of ResNet-18 takes 0.7 of the time on a CPU with channels innermost.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(network, recipe)
     state = _resume(checkpoint, fingerprint)
     if state is not None:
@@ -138,6 +140,7 @@ def train(
                     },
                     temporary,
                 )
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()
     return Training(tuple(losses), tuple(measures), spent)
 

@@ -35,11 +35,11 @@ from .engines import OURS, PEERS, Engine, NotHereError
 PROGRAM = Path(__file__).with_name("program.py")
 REFERENCE = "onnxruntime"
 PREPROCESS = Preprocess((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+ROUNDS = 20
 PYTHON = "usr/bin/python3.11"
 
 _START_S = 300.0
 _ROUND_S = 0.25
-_ROUNDS = 20
 _COUNT_S = 1800.0
 
 
@@ -84,7 +84,11 @@ class Comparison:
 
 
 def compare(
-    onnx: Path, board: Board, threads: Sequence[int], database: Path | None = None
+    onnx: Path,
+    board: Board,
+    threads: Sequence[int],
+    database: Path | None = None,
+    rounds: int = ROUNDS,
 ) -> Comparison:
     """Compare our compiled module of an ONNX file with the other engines.
 
@@ -92,6 +96,7 @@ def compare(
         board: `host` (time) or a virtual one (instructions and cycles, one thread).
         threads: each number is a run of its own; under emulation there is only one.
         database: tuning records for our module.
+        rounds: how often timed engines take turns.
 
     Raises:
         CompileError: our own compiler fails; a peer that fails is a row that says so.
@@ -106,7 +111,7 @@ def compare(
             rows = _count_all(folder, absent)
         else:
             for count in threads:
-                rows += _time_all(folder, absent, count)
+                rows += _time_all(folder, absent, count, rounds)
     return Comparison(onnx.stem, board.name, info["macs"], info["seconds"], tuple(rows))
 
 
@@ -234,14 +239,14 @@ def _servers(
             server.close()
 
 
-def _time_all(folder: Path, absent: dict[str, str], threads: int) -> list[Row]:
+def _time_all(folder: Path, absent: dict[str, str], threads: int, rounds: int) -> list[Row]:
     with _servers(folder, absent, threads) as (running, failed):
         runs = {}
         for name, server in running.items():
             once = min(server.times(3))
             runs[name] = max(3, round(_ROUND_S / once))
         medians: dict[str, list[float]] = {name: [] for name in running}
-        for _ in events.track(range(_ROUNDS), f"timing, {threads} threads", _ROUNDS):
+        for _ in events.track(range(rounds), f"timing, {threads} threads"):
             for name, server in running.items():
                 medians[name].append(statistics.median(server.times(runs[name])))
         outputs = {name: server.output for name, server in running.items()}

@@ -1,0 +1,123 @@
+"""Engines side by side on this machine; the packages of the other engines need not be there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgecompress.bench.layers import profile_layers
+from edgecompress.bench.peers import compare
+from edgecompress.bench.peers.engines import PEERS
+from edgecompress.bench.peers.models import MODELS, find_model
+from edgecompress.errors import InputError, UsageError
+from edgecompress.targets import load_board
+
+
+@pytest.fixture(scope="module")
+def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ResNet with random weights that are not zero anywhere."""
+    import torch
+
+    from edgecompress.bench.peers.models import _wake
+    from edgecompress.compress.export import write_onnx
+    from edgecompress.compress.families import find_family
+
+    torch.manual_seed(0)
+    network = find_family("resnet18").build(0.25, 1.0, 64, 10)
+    _wake(network)
+    path = tmp_path_factory.mktemp("peers") / "small.onnx"
+    write_onnx(network.eval(), torch.zeros(1, 3, 64, 64), path)
+    return path
+
+
+def test_each_engine_has_a_row(onnx: Path) -> None:
+    found = compare(onnx, load_board("host"), [1], rounds=2)
+    rows = {row.engine: row for row in found.rows}
+    assert set(rows) == {"edgecompress", *(peer.name for peer in PEERS)}
+    ours, reference = rows["edgecompress"], rows["onnxruntime"]
+    assert reference.ratio == (1.0, 1.0, 1.0)
+    assert ours.difference is not None and ours.difference < 1e-4
+    assert ours.ms is not None and ours.ratio is not None and ours.reason == ""
+    for row in found.rows:
+        assert (row.ms is None) == bool(row.reason), "a number or a reason, never both or neither"
+    assert rows["litert"].reason  # no .tflite file lies beside the model
+    assert found.macs > 1_000_000
+
+
+@pytest.mark.board
+def test_counting_finds_the_same_output(onnx: Path, virtual_board: object) -> None:
+    from edgecompress.bench.emulated import why_not
+
+    if why_not():
+        pytest.skip(f"{why_not()}: make counting")
+    found = compare(onnx, load_board("virtual-pi4"), [1])
+    ours = next(row for row in found.rows if row.engine == "edgecompress")
+    assert ours.reason == ""
+    assert ours.difference is not None and ours.difference < 1e-4
+    # Four multiply-adds an instruction are the most that NEON has.
+    assert ours.instructions is not None
+    assert 0.25 < ours.instructions / found.macs < 1.0
+    assert ours.ms is None and ours.cycles["cortex-a55"] > ours.cycles["cortex-a76"] > 0
+
+
+def test_layers_of_a_network_are_timed_in_order(onnx: Path) -> None:
+    rows = profile_layers(onnx, load_board("host"))
+    assert rows[0].kernel.startswith("conv2d_7x7s2") and rows[-1].kernel.startswith("conv2d")
+    assert all(row.ms is not None and row.ms > 0 for row in rows)
+    assert all(row.peak is not None and 0 < row.peak < 1.5 for row in rows if row.macs)
+    assert sum(row.macs for row in rows) == compare_macs(onnx)
+    named = [name for row in rows for name in row.sources]
+    assert len(named) == len(set(named))
+
+
+def compare_macs(onnx: Path) -> int:
+    """Counted by PyTorch's own hooks."""
+    from edgecompress.compress.network import NetworkSpec
+
+    assert onnx.name == "small.onnx"
+    return NetworkSpec("resnet18", 0.25, 1.0, 64, 10).macs
+
+
+def test_names_that_are_no_model() -> None:
+    with pytest.raises(UsageError, match="unknown model 'resnet5'") as refused:
+        find_model("resnet5")
+    assert "resnet50" in refused.value.hint
+    with pytest.raises(InputError, match="no such ONNX file"):
+        find_model("missing.onnx")
+
+
+def test_the_half_resnet_is_the_one_that_is_documented() -> None:
+    import torch
+
+    from edgecompress.compress.network import count_macs
+
+    with torch.device("meta"):
+        network, side = MODELS["half-resnet50"]()
+        macs = count_macs(network.eval(), torch.empty(1, 3, side, side))
+    assert round(macs / 1e9, 3) == 0.589
+
+
+def test_bench_takes_a_job_or_one_of_its_verbs(tmp_path: Path) -> None:
+    """`bench JOB.toml` stays what it was."""
+    command = [sys.executable, "-m", "edgecompress.cli.main", "bench"]
+    environment = {**os.environ, "EDGECOMPRESS_CONFIG": str(tmp_path)}
+
+    def said(*words: str) -> tuple[int, dict[str, dict[str, str]]]:
+        done = subprocess.run(
+            [*command, *words, "--json"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    code, told = said(str(tmp_path / "none.toml"))
+    assert code == 3 and "none.toml" in told["error"]["message"]
+    code, told = said("peers", "nothing")
+    assert code == 2 and "unknown model" in told["error"]["message"]
