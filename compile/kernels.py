@@ -10,20 +10,19 @@ Weights of convolutions are packed `[outputs / pack, kh, kw, inputs, pack]` here
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..runner.spec import Preprocess
+from . import winograd
 from .graph import Layer, Step, Value, Window
 from .machine import Machine
+from .stage import Expression, Index, compute
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
-
-Expression = Any  # a TIR expression; TVM's own types say no more
-Index = Callable[..., Expression]
 
 ATTRIBUTE = "edgecompress."
 
@@ -129,26 +128,26 @@ class Builder:
             return value
 
         if flat:
-            result = _compute(
+            result = compute(
                 stage.shape,
                 lambda m, c: applied(stage[m, c], m // width, m % width, c),
                 name="epilogue",
             )
         else:
-            result = _compute(
+            result = compute(
                 stage.shape,
                 lambda n, h, w, c: applied(stage[n, h, w, c], h, w, c),
                 name="epilogue",
             )
         if self.final:
-            result = _compute(
+            result = compute(
                 (1, output.channels),
                 lambda _, c: result[0, c] if flat else result[0, 0, 0, c],
                 name="out",
             )
         elif flat:
             flattened = result
-            result = _compute(
+            result = compute(
                 (1, output.height, width, channels),
                 lambda _, h, w, c: flattened[h * width + w, c],
                 name="out",
@@ -204,14 +203,17 @@ def _conv2d(build: Builder) -> Kernel:
     inputs, outputs = build.physical(value), machine.channels(layer.output.channels)
     pack = machine.pack(layer.output.channels)
     height, width = layer.output.height, layer.output.width
+    cut = winograd.plan(layer, machine, inputs)
+    if cut is not None:
+        return _winograd(build, cut, inputs)
     read = _pad(build, window, inputs)
     packed = build.constant(pack_weight(layer.weight, inputs, outputs, pack), "weight")
     sum_c = te.reduce_axis((0, inputs), "ci")
     if window.kernel == (1, 1) and window.strides == (1, 1) and not any(window.pads):
-        gather = _compute(
+        gather = compute(
             (height * width, inputs), lambda m, k: read(m // width, m % width, k), name="gather"
         )
-        main = _compute(
+        main = compute(
             (height * width, outputs),
             lambda m, c: te.sum(
                 gather[m, sum_c] * packed[c // pack, 0, 0, sum_c, c % pack], axis=[sum_c]
@@ -223,12 +225,12 @@ def _conv2d(build: Builder) -> Kernel:
         te.reduce_axis((0, size), name)
         for size, name in zip(window.kernel, ("kh", "kw"), strict=True)
     )
-    gather = _compute(
+    gather = compute(
         (height, width, *window.kernel, inputs),
         lambda h, w, kh, kw, k: read(*_under(window, h, w, kh, kw), k),
         name="gather",
     )
-    main = _compute(
+    main = compute(
         (1, height, width, outputs),
         lambda _, h, w, c: te.sum(
             gather[h, w, sum_h, sum_w, sum_c] * packed[c // pack, sum_h, sum_w, sum_c, c % pack],
@@ -237,6 +239,24 @@ def _conv2d(build: Builder) -> Kernel:
         name="main",
     )
     return build.finish(main)
+
+
+def _winograd(build: Builder, cut: winograd.Plan, inputs: int) -> Kernel:
+    """A 3x3 convolution by squares of outputs."""
+    layer, machine = build.layer, build.machine
+    assert layer.window is not None and layer.weight is not None
+    value, output = build.values[layer.inputs[0]], layer.output
+    outputs, pack = machine.channels(output.channels), machine.pack(output.channels)
+    read = _pad(build, cut.padded(layer.window, value.height, value.width), inputs)
+    weight = winograd.pack_weight(layer.weight, inputs, outputs, pack, cut.tile)
+    packed = build.constant(weight, "weight")
+    found = winograd.by_squares(read, packed, cut, inputs=inputs, outputs=outputs, pack=pack)
+    shape = (1, output.height, output.width, outputs)
+    kernel = build.finish(compute(shape, lambda _, h, w, c: found(h, w, c), name="assembled"))
+    # A kernel of its own kind to schedules and profiles; to reports the layer stays what it is.
+    attributes = {"op": f"winograd{cut.tile}", "squares": cut.squares}
+    named = {ATTRIBUTE + key: value for key, value in attributes.items()}
+    return replace(kernel, func=kernel.func.with_attrs(named))
 
 
 def _window_op(build: Builder) -> Kernel:
@@ -267,11 +287,11 @@ def _window_op(build: Builder) -> Kernel:
             return read(*_under(window, h, w, kh, kw), c) * weight[kh, kw, c]
 
     shape = (1, layer.output.height, layer.output.width, channels)
-    main = _compute(shape, lambda _, h, w, c: reduce(term(h, w, c), axis=[kh, kw]), name="main")
+    main = compute(shape, lambda _, h, w, c: reduce(term(h, w, c), axis=[kh, kw]), name="main")
     if layer.op == "avg_pool":
         shares = build.constant(_shares(window, value, layer.output), "share")
         main_sum = main
-        main = _compute(shape, lambda n, h, w, c: main_sum[n, h, w, c] * shares[h, w], name="mean")
+        main = compute(shape, lambda n, h, w, c: main_sum[n, h, w, c] * shares[h, w], name="mean")
     return build.finish(main)
 
 
@@ -283,11 +303,11 @@ def _global_pool(build: Builder) -> Kernel:
     read = build.normalised(value.name, channels)
     h, w = te.reduce_axis((0, value.height), "kh"), te.reduce_axis((0, value.width), "kw")
     shape = (1, 1, 1, channels)
-    main = _compute(
+    main = compute(
         shape, lambda _, a, b, c: te.sum(read(a + h, b + w, c), axis=[h, w]), name="main"
     )
     share = 1.0 / (value.height * value.width)
-    mean = _compute(shape, lambda *index: main[index] * share, name="mean")
+    mean = compute(shape, lambda *index: main[index] * share, name="mean")
     return build.finish(mean)
 
 
@@ -296,7 +316,7 @@ def _elementwise(build: Builder) -> Kernel:
     channels = build.machine.channels(value.channels)
     read = build.normalised(value.name, channels)
     shape = (1, value.height, value.width, channels)
-    main = _compute(shape, lambda _, h, w, c: read(h, w, c), name="main")
+    main = compute(shape, lambda _, h, w, c: read(h, w, c), name="main")
     return build.finish(main)
 
 
@@ -319,7 +339,7 @@ def _select(build: Builder) -> Kernel:
         return result
 
     channels = build.machine.channels(output.channels)
-    main = _compute(
+    main = compute(
         (1, output.height, output.width, channels), lambda _, h, w, c: pick(h, w, c), name="main"
     )
     return build.finish(main)
@@ -332,11 +352,11 @@ def _softmax(build: Builder) -> Kernel:
     value = build.values[build.layer.inputs[0]]
     x, count = build.normalised(value.name, value.channels), value.channels
     k = te.reduce_axis((0, count), "k")
-    largest = _compute((1,), lambda _: te.max(x(0, 0, k), axis=k), name="largest")
-    power = _compute((count,), lambda c: tvm.tirx.exp(x(0, 0, c) - largest[0]), name="power")
+    largest = compute((1,), lambda _: te.max(x(0, 0, k), axis=k), name="largest")
+    power = compute((count,), lambda c: tvm.tirx.exp(x(0, 0, c) - largest[0]), name="power")
     j = te.reduce_axis((0, count), "j")
-    total = _compute((1,), lambda _: te.sum(power[j], axis=j), name="total")
-    main = _compute(
+    total = compute((1,), lambda _: te.sum(power[j], axis=j), name="total")
+    main = compute(
         (1, 1, 1, build.machine.channels(count)),
         lambda n, h, w, c: tvm.tirx.if_then_else(
             c < count, power[tvm.tirx.min(c, count - 1)] / total[0], 0.0
@@ -356,13 +376,6 @@ _COMPUTES: dict[str, Callable[[Builder], Kernel]] = {
     "select": _select,
     "softmax": _softmax,
 }
-
-
-def _compute(shape: tuple[Any, ...], function: Index, name: str) -> Any:
-    """One stage; TVM declares the result as a tensor or a list of them, and gives a tensor."""
-    from tvm import te
-
-    return te.compute(shape, function, name=name)
 
 
 def pack_weight(weight: np.ndarray, inputs: int, outputs: int, pack: int) -> np.ndarray:
@@ -403,7 +416,7 @@ def _pad(build: Builder, window: Window, channels: int, value: float = 0.0) -> I
             return inner
         return tvm.tirx.if_then_else(tvm.tirx.all(*inside), inner, tvm.tirx.const(value, "float32"))
 
-    stage = _compute(shape, padded, name="pad")
+    stage = compute(shape, padded, name="pad")
     return lambda h, w, c: stage[h, w, c]
 
 

@@ -98,6 +98,7 @@ CPU revision\t: 3
 
 """
 CORES = 4
+_CPUINFO = "".join(_CPU.format(index=index) for index in range(CORES))
 MODEL = "Raspberry Pi 4 Model B (virtual)"
 _CACHES = (("1", "Data", "32K"), ("1", "Instruction", "48K"), ("2", "Unified", "1024K"))
 
@@ -202,7 +203,7 @@ def _settle(tree: Path) -> None:
         "shadow": _SHADOW,
         "hostname": "virtual-pi4\n",
         "hosts": "127.0.0.1 localhost virtual-pi4\n",
-        "virtual/cpuinfo": "".join(_CPU.format(index=index) for index in range(CORES)),
+        "virtual/cpuinfo": _CPUINFO,
         "ssh/sshd_config": f"{_CONFIGURATION.read_text()}SetEnv {' '.join(environment)}\n",
     }
     for name, text in texts.items():
@@ -218,6 +219,8 @@ def _settle(tree: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
         os.chown(home, UID, UID)
+    # Programs that are run out of the tree without starting the board look here.
+    (tree / "proc/cpuinfo").write_text(_CPUINFO)
     _describe_hardware(tree / "sys")
 
 

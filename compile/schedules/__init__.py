@@ -14,12 +14,15 @@ from .common import Schedule
 from .conv2d import Conv2d
 from .pointwise import Elementwise, GlobalPool, Plain
 from .window import SlidingWindow
+from .winograd import Winograd
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
 _SCHEDULES: dict[str, type[Schedule]] = {
     "conv2d": Conv2d,
+    "winograd2": Winograd,
+    "winograd4": Winograd,
     "depthwise": SlidingWindow,
     "max_pool": SlidingWindow,
     "avg_pool": SlidingWindow,

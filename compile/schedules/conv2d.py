@@ -30,7 +30,7 @@ _UNCACHED = 1.2  # how much longer it takes when a block's inputs leave the cach
 
 
 @dataclass(frozen=True)
-class _Geometry:
+class Geometry:
     """Of a kernel; `flat` where pixels are one axis (a 1x1 window that reads every pixel)."""
 
     flat: bool
@@ -42,11 +42,12 @@ class _Geometry:
     taps: int
 
     @staticmethod
-    def of(sch: TirSchedule, main: Handle) -> _Geometry:
+    def of(sch: TirSchedule, main: Handle) -> Geometry:
+        """Of an unscheduled kernel."""
         attributes = sch.mod["main"].attrs
         sizes = [extent(sch, loop) for loop in sch.get_loops(main)]
         flat = len(sizes) == 3
-        return _Geometry(
+        return Geometry(
             flat,
             int(attributes["edgecompress.height"]),
             int(attributes["edgecompress.width"]),
@@ -70,12 +71,18 @@ class Conv2d(Schedule):
         machine = self.machine
         blocks = stages(sch)
         main, epilogue = blocks["main"], blocks["epilogue"]
-        geometry = _Geometry.of(sch, main)
+        geometry = Geometry.of(sch, main)
         if geometry.flat and geometry.height * geometry.width > 1 and "out" in blocks:
             sch.reverse_compute_inline(blocks["out"])
         tile = self._tile(sch, epilogue, geometry)
+        self.accumulate(sch, blocks, tile, geometry)
+        schedule_pad(sch, blocks, machine)
 
-        # The sums of a tile, in registers.
+    def accumulate(
+        self, sch: TirSchedule, blocks: dict[str, Handle], tile: Handle, geometry: Geometry
+    ) -> None:
+        """The sums of a tile, in registers."""
+        machine, main = self.machine, blocks["main"]
         sch.compute_at(main, tile, preserve_unit_loops=True)
         sums = sch.get_loops(main)[-1 if geometry.flat else -3 :]
         pixels, outputs = sch.get_loops(main)[-len(sums) - 2 : -len(sums)]
@@ -90,9 +97,7 @@ class Conv2d(Schedule):
         sch.vectorize(lanes)
         unroll(sch, *loops)
 
-        schedule_pad(sch, blocks, machine)
-
-    def _tile(self, sch: TirSchedule, epilogue: Handle, geometry: _Geometry) -> Handle:
+    def _tile(self, sch: TirSchedule, epilogue: Handle, geometry: Geometry) -> Handle:
         """Split the result and share it among the cores; the loop over tiles."""
         machine = self.machine
         best_rows, best_lines = self._plan(geometry)
@@ -118,11 +123,11 @@ class Conv2d(Schedule):
         share(sch, outer, geometry.height * geometry.width * geometry.outputs * 4, machine)
         return tile
 
-    def _most_rows(self, geometry: _Geometry) -> int:
+    def _most_rows(self, geometry: Geometry) -> int:
         line = geometry.width * (geometry.height if geometry.flat else 1)
         return min(self.machine.tile_rows(geometry.pack // self.machine.lanes), line)
 
-    def _plan(self, geometry: _Geometry) -> tuple[int, int]:
+    def _plan(self, geometry: Geometry) -> tuple[int, int]:
         """Pixels of a tile and lines of a block with the smallest estimated time."""
 
         def cost(plan: tuple[int, int]) -> tuple[float, int, int]:
@@ -147,7 +152,7 @@ class Conv2d(Schedule):
         ]
         return min(plans, key=cost)
 
-    def _unrolled(self, sch: TirSchedule, geometry: _Geometry) -> Handle:
+    def _unrolled(self, sch: TirSchedule, geometry: Geometry) -> Handle:
         """How many inputs one turn of the innermost loop takes."""
         if geometry.inputs % 4:
             return geometry.inputs if geometry.inputs < 4 else 1
@@ -161,7 +166,7 @@ class Conv2d(Schedule):
         gather: Handle,
         step: Handle,
         unrolled: int,
-        geometry: _Geometry,
+        geometry: Geometry,
     ) -> None:
         """Load a tile's inputs into registers, or read them where they are."""
         if not self.machine.by_element or unrolled != self.machine.lanes:
@@ -173,7 +178,7 @@ class Conv2d(Schedule):
         unroll(sch, *others)
 
 
-def _blocks(geometry: _Geometry, rows: int) -> list[int]:
+def _blocks(geometry: Geometry, rows: int) -> list[int]:
     """Lines that a block may have. Where pixels are one axis only the last block may end in a
     partial tile, so that there is one block or none is partial.
     """

@@ -1,0 +1,16 @@
+"""One stage of a kernel: a thin layer over TVM's tensor expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Expression = Any  # a TIR expression; TVM's own types say no more
+Index = Callable[..., Expression]
+
+
+def compute(shape: tuple[Any, ...], function: Index, name: str) -> Any:
+    """A stage; TVM declares the result as a tensor or a list of them, and gives a tensor."""
+    from tvm import te
+
+    return te.compute(shape, function, name=name)
