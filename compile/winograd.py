@@ -187,12 +187,6 @@ def _pick(index: Any, values: Sequence[Expression]) -> Expression:
     return result
 
 
-def _number(value: float) -> Expression:
-    import tvm
-
-    return tvm.tirx.const(value, "float32")
-
-
 def _input2(d: Sequence[Expression]) -> list[Expression]:
     return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
@@ -202,22 +196,20 @@ def _output2(m: Sequence[Expression]) -> list[Expression]:
 
 
 def _input4(d: Sequence[Expression]) -> list[Expression]:
-    two, four, five = _number(2), _number(4), _number(5)
-    even, odd = d[4] - four * d[2], d[3] - four * d[1]
-    near, far = d[4] - d[2], two * (d[3] - d[1])
-    first, last = four * d[0] - five * d[2], four * d[1] - five * d[3]
+    even, odd = d[4] - 4.0 * d[2], d[3] - 4.0 * d[1]
+    near, far = d[4] - d[2], 2.0 * (d[3] - d[1])
+    first, last = 4.0 * d[0] - 5.0 * d[2], 4.0 * d[1] - 5.0 * d[3]
     return [first + d[4], even + odd, even - odd, near + far, near - far, last + d[5]]
 
 
 def _output4(m: Sequence[Expression]) -> list[Expression]:
-    two, four, eight = _number(2), _number(4), _number(8)
     one, other = m[1] + m[2], m[3] + m[4]
     minus, least = m[1] - m[2], m[3] - m[4]
     return [
         m[0] + one + other,
-        minus + two * least,
-        one + four * other,
-        minus + eight * least + m[5],
+        minus + 2.0 * least,
+        one + 4.0 * other,
+        minus + 8.0 * least + m[5],
     ]
 
 

@@ -119,7 +119,8 @@ def ncnn(folder, threads):
     net.opt.use_bf16_storage = False
     net.load_param(str(folder / "model.ncnn.param"))
     net.load_model(str(folder / "model.ncnn.bin"))
-    given = engine.Mat(np.load(folder / "input.npy")[0].copy())
+    # A copy of its own: made from an array, a Mat only points at the array's memory.
+    given = engine.Mat(np.load(folder / "input.npy")[0]).clone()
 
     def run():
         extractor = net.create_extractor()

@@ -125,6 +125,31 @@ def test_convolution(name: str, sketch: Callable[..., Any], tmp_path: Path) -> N
     check(tmp_path / "net.onnx")
 
 
+# Height, width, channels, the square's side that is expected on NEON. Odd sizes leave squares that
+# are partly outside; 256 channels are as many as the deepest layers of a ResNet-18 sum.
+SQUARES = {
+    "whole squares": (16, 12, 16, 4),
+    "partial squares": (13, 11, 24, 4),
+    "a last row of one pixel": (13, 9, 16, 4),
+    "small map": (6, 6, 16, 2),
+    "many channels": (12, 12, 256, 4),
+}
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_convolution_by_squares(name: str, sketch: Callable[..., Any], tmp_path: Path) -> None:
+    height, width, channels, tile = SQUARES[name]
+    net = sketch(height, width)
+    x = net.conv("image", channels)
+    for pads in ([1, 1, 1, 1], [0, 1, 2, 1]):
+        y = net.conv(x, channels, 3, pads=pads)
+        x = net.add("Relu", net.add("Add", y, x))
+    path = net.save(tmp_path / "net.onnx", net.head(x, 20))
+    kernels = [call["kernel"] for call in calls(prepare(path, neon(), PREPROCESS))]
+    assert sum(kernel.startswith(f"winograd{tile}_3x3s1") for kernel in kernels) == 2
+    check(path)
+
+
 @pytest.mark.parametrize(
     ("outputs", "kernel", "attributes"),
     [
