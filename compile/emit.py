@@ -63,5 +63,6 @@ def kernel_name(kernel: Kernel) -> str:
     parts = [str(attributes["edgecompress.op"])]
     if "edgecompress.window" in attributes:
         parts.append(str(attributes["edgecompress.window"]))
-    parts.append("x".join(map(str, kernel.shape[1:])))
+    # Ends in a letter: kernels that differ and would be called alike get a number behind it.
+    parts.append("x".join(map(str, kernel.shape[1:])) + "c")
     return "_".join(parts)
