@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -173,6 +174,7 @@ def tuning(manifest: Manifest, database: Path | None, missing: Missing) -> Tunin
         records_used=sum(info.get("records_used", 0) for info in infos),
         tuned_layers=sum(info["tuned_layers"] for info in infos),
         layers=sum(len(info.get("layers", [])) for info in infos),
+        measured=dict(sum((Counter(info.get("tuned_by", {})) for info in infos), Counter())),
         database=None if database is None else database.name,
     )
 

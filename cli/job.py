@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -32,11 +32,17 @@ class DataTable(BaseModel):
 
 
 class TuneTable(BaseModel):
-    """How long kernels are tuned before the compile step; all zero is not at all."""
+    """How long kernels are tuned before the compile step; all zero is not at all.
+
+    Attributes:
+        cost: what candidates are scored by: `time` on the board, or `cycles` that are estimated
+            under emulation, for those who have no board.
+    """
 
     model_config = _Strict
     seconds: Annotated[float, Field(ge=0)] = 0
     trials: Annotated[int, Field(ge=0)] = 0
+    cost: Literal["time", "cycles"] = "time"
 
 
 class BenchTable(BaseModel):

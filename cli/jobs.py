@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,15 @@ VERBS = {
     "report": ("report", "Write report.json and report.html.", summary.report),
 }
 
+
+class TuningCost(StrEnum):
+    """What `--cost` may say; by default what the job says."""
+
+    JOB = "job"
+    TIME = "time"
+    CYCLES = "cycles"
+
+
 JobFile = Annotated[Path, typer.Argument(help="A job file, such as examples/demo.toml.")]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="The job's folder; by default out/<name>.")
@@ -41,6 +51,14 @@ Budget = Annotated[
 ]
 Trials = Annotated[
     int | None, typer.Option("--trials", min=1, help="At most so many measurements when tuning.")
+]
+
+Cost = Annotated[
+    TuningCost,
+    typer.Option(
+        "--cost",
+        help="Tune by time on the board, or (without one) by cycles estimated under emulation.",
+    ),
 ]
 
 
@@ -70,9 +88,10 @@ def _command(last: str, tell: summary.Tell) -> Any:
         quick: Quick = False,
         budget: Budget = None,
         trials: Trials = None,
+        cost: Cost = TuningCost.JOB,
         as_json: Json = False,
     ) -> Any:
-        wanted = _overridden(load_job(job), limit, budget, trials)
+        wanted = _overridden(load_job(job), limit, budget, trials, cost)
         default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
         with open_workspace(out or default) as space:
             run = Run(wanted, space, board or wanted.board, data, quick)
@@ -82,7 +101,9 @@ def _command(last: str, tell: summary.Tell) -> Any:
     return command
 
 
-def _overridden(job: Job, limit: int | None, budget: str | None, trials: int | None) -> Job:
+def _overridden(
+    job: Job, limit: int | None, budget: str | None, trials: int | None, cost: TuningCost
+) -> Job:
     """The job with what the command line says instead."""
     bench, tune = job.bench, job.tune
     if limit is not None:
@@ -90,6 +111,8 @@ def _overridden(job: Job, limit: int | None, budget: str | None, trials: int | N
     if budget is not None or trials is not None:
         seconds = 0 if budget is None else _seconds(budget)
         tune = tune.model_copy(update={"seconds": seconds, "trials": trials or 0})
+    if cost is not TuningCost.JOB:
+        tune = tune.model_copy(update={"cost": cost.value})
     return job.model_copy(update={"bench": bench, "tune": tune})
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,15 +184,24 @@ def tune(run: Run) -> None:
         from ..compile.tune import tune_networks
         from ..compress.evaluate import read_cascade
 
-        with connect(run.board_name) as session:
+        with ExitStack() as stack:
+            estimate, source = None, _never
+            if budget.cost == "cycles":
+                from ..bench.emulated.estimate import cycle_estimate
+
+                estimate = cycle_estimate(run.board)
+            else:
+                session = stack.enter_context(connect(run.board_name))
+                source = partial(endpoint, session)
             result = tune_networks(
                 run.networks(),
                 run.board,
                 read_cascade(run.cascade).preprocess,
-                lambda: endpoint(session),
+                source,
                 database=run.database,
                 trials=budget.trials or None,
                 seconds=budget.seconds or None,
+                estimate=estimate,
             )
         write_json(run.space.path("tuning.json"), result.to_json())
 
@@ -203,6 +212,11 @@ def tune(run: Run) -> None:
         "name": run.board_name,
     }
     run.space.step("tune", inputs, [run.database], work)
+
+
+def _never() -> Any:
+    """The endpoint of a tuning that measures on no board."""
+    raise AssertionError("estimated candidates need no server")
 
 
 @contextmanager
@@ -311,7 +325,7 @@ _ON_THE_BOARD = ("tune", "deploy", "bench", "report")
 
 def run_until(run: Run, last: str) -> Run:
     """Do every step up to `last` that is not yet done; returns the job on the board it ran on."""
-    if last in _ON_THE_BOARD:
+    if last in _ON_THE_BOARD and not (last == "tune" and run.job.tune.cost == "cycles"):
         run = replace(run, board_name=usable_board(run.job, run.board_name))
     for name in _upto(last):
         # A bench deploys what it needs by itself.

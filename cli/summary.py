@@ -70,8 +70,11 @@ def tune(run: Run, as_json: bool) -> Any:
             for task in result["tasks"]
             if task["measured"]
         ]
-        emulated = " (emulated: times prove the path, not the speed)"
-        title = f"Kernels on {result['board']}" + emulated * (result["measured"] == "emulated")
+        kinds = {
+            "emulated": " (emulated: times prove the path, not the speed)",
+            "cost": " (estimated cycles at the board's clock, not time)",
+        }
+        title = f"Kernels on {result['board']}" + kinds.get(result["measured"], "")
         show.table(title, ["kernel", ">times", ">untuned ms", ">best ms"], rows)
         show.say(
             f"{result['records']} records in {run.database} after {result['seconds']:.0f} s; "
@@ -158,6 +161,7 @@ def _headlines(told: Report) -> list[list[str]]:
         rows.append(["M MACs a photo", f"{told.macs.mean / 1e6:.1f}", beside])
     if told.tuning:
         beside = f"of {told.tuning.layers}, from {told.tuning.records_used} records"
+        beside += ", by estimated cycles" if told.tuning.measured.get("cost") else ""
         rows.append(["tuned layers", str(told.tuning.tuned_layers), beside])
     rows.append(["peak memory", f"{told.memory.peak_rss_mib:.0f} MiB", "of the runner"])
     size, runtime = told.bundle.size_bytes, told.bundle.runtime_bytes

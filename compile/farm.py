@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from edgecompress import events
 from edgecompress.errors import BoardError
 
-from .measure import Argument, Meter, OpenEndpoint, Outcome, Timing
+from .measure import Argument, Measuring, Outcome
 
 T = TypeVar("T")
 
@@ -29,13 +29,13 @@ class Job(Generic[T]):
 
 
 class Farm:
-    """The boards that measure. A context manager: it ends their servers.
+    """The boards, or estimators, that measure. A context manager: it ends their servers.
 
     A board that fails is left out from then on, with a warning, as long as another one is left.
     """
 
-    def __init__(self, open_endpoints: Sequence[OpenEndpoint], timing: Timing) -> None:
-        self._meters = [Meter(open_endpoint, timing) for open_endpoint in open_endpoints]
+    def __init__(self, meters: Sequence[Measuring]) -> None:
+        self._meters = list(meters)
 
     def __enter__(self) -> Farm:
         return self

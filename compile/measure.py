@@ -80,6 +80,35 @@ class Outcome:
     lost: bool = False
 
 
+class Measuring(Protocol):
+    """What measures candidates: a board (`Meter`), or an estimate (`Estimator`)."""
+
+    def measure(self, library: Path, arguments: Sequence[Argument]) -> Outcome:
+        """Measure the function `main` of a library."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+Estimate = Callable[[Path, Sequence[Argument]], Outcome]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Scores candidates without a board."""
+
+    estimate: Estimate
+
+    def measure(self, library: Path, arguments: Sequence[Argument]) -> Outcome:
+        """Estimate the function `main` of a library."""
+        return self.estimate(library, arguments)
+
+    def close(self) -> None:
+        """It holds nothing."""
+
+
 class Meter:
     """One board's RPC server and the process that talks to it. A context manager.
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecompress.files import writing
 
 from ..runner.spec import Preprocess
 from ..targets import Board, require_supported
-from .database import open_database
+from .database import Database, open_database
 from .link import linker
 from .pipeline import calls, finish, prepare
+
+if TYPE_CHECKING:
+    from tvm import IRModule
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,9 @@ class CompiledNetwork:
     Attributes:
         library: its function `main` takes uint8 `[1, r, r, 3]` and gives float32 `[1, k]`.
         info: what the compiler says of it, JSON-able: `macs`, `tuned_layers`, `records_used`,
-            `seconds` and `layers`, each of those with `name`, `op`, `kernel` (as the virtual
-            machine reports it), `schedule`, `choices`, `macs`, `tuned` and `source` (names of
-            ONNX nodes), in the order of execution.
+            `tuned_by` (tuned layers by the kind of record), `seconds` and `layers`, each of those
+            with `name`, `op`, `kernel` (as the virtual machine reports it), `schedule`, `choices`,
+            `macs`, `tuned` and `source` (names of ONNX nodes), in the order of execution.
     """
 
     library: Path
@@ -69,6 +73,18 @@ def compile_network(
         "layers": layers,
         "tuned_layers": sum(layer["tuned"] for layer in layers),
         "records_used": sum(how.tuned for how in scheduled.values()),
+        "tuned_by": {} if records is None else _kinds(mod, records, layers, board),
         "seconds": round(time.perf_counter() - begun, 3),
     }
     return CompiledNetwork(out, info)
+
+
+def _kinds(
+    mod: IRModule, records: Database, layers: list[dict[str, Any]], board: Board
+) -> dict[str, int]:
+    """How many tuned layers rest on records of each kind: `real`, `cost`, `emulated`."""
+    import tvm
+
+    target = tvm.target.Target(board.tvm_target())
+    found = (records.best(mod[layer["kernel"]], target) for layer in layers if layer["tuned"])
+    return dict(Counter(str(record.measured) for record in found if record is not None))

@@ -22,9 +22,9 @@ from ..targets import require_supported
 from .builder import Builder
 from .database import open_database, workload_key
 from .farm import Farm
-from .measure import OpenEndpoint, Timing
+from .measure import Estimate, Estimator, Measuring, Meter, OpenEndpoint, Timing
 from .records import append_records
-from .tuner import Tuner
+from .tuner import Tuner, measured_as
 from .tuning import Budget, TuningResult, TuningTask
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def tune_networks(
     trials: int | None = None,
     seconds: float | None = None,
     timing: Timing | None = None,
+    estimate: Estimate | None = None,
 ) -> TuningResult:
     """Tune all kernels of some networks; what is in the database is not measured again.
 
@@ -50,7 +51,7 @@ def tune_networks(
         preprocess: the normalisation that is compiled into them.
         trials: measure at most so many candidates now.
         seconds: take at most so long.
-        open_endpoint, database, timing: as of `tune_tasks`.
+        open_endpoint, database, timing, estimate: as of `tune_tasks`.
 
     Raises:
         BoardError, CompileError, InputError: as `tune_tasks`, and as `compile_network` for a
@@ -69,6 +70,7 @@ def tune_networks(
         database=database,
         budget=Budget(trials, seconds),
         timing=timing,
+        estimate=estimate,
     )
 
 
@@ -90,6 +92,7 @@ def tune_tasks(
     database: Path,
     budget: Budget | None = None,
     timing: Timing | None = None,
+    estimate: Estimate | None = None,
 ) -> TuningResult:
     """Tune kernels on a board (or on several of one sort), each starting from its untuned schedule.
 
@@ -98,6 +101,8 @@ def tune_tasks(
             for each board where there are several.
         database: file of tuning records, made where it is missing.
         timing: how candidates are timed; by default what suits the board.
+        estimate: scores candidates without a board; then `open_endpoint` is not called, and the
+            records are marked as `cost`.
 
     Raises:
         BoardError: the board cannot be measured on. What was measured until then is kept.
@@ -107,12 +112,18 @@ def tune_tasks(
     endpoints = [open_endpoint] if callable(open_endpoint) else list(open_endpoint)
     if not endpoints:
         raise UsageError("tuning needs a board to measure on")
+    meters: list[Measuring]
+    if estimate is None:
+        meters = [Meter(one, timing or default_timing(board)) for one in endpoints]
+    else:
+        meters = [Estimator(estimate) for _ in range(os.cpu_count() or 1)]
     append_records(database, ())  # fails now rather than after the first measurement
-    tuner = Tuner(tasks, board, open_database(database, board), budget or Budget())
+    measured = measured_as(board) if estimate is None else "cost"
+    tuner = Tuner(tasks, board, open_database(database, board), budget or Budget(), measured)
     with (
         tempfile.TemporaryDirectory(prefix="edgecompress-tune-") as folder,
         Builder(board, Path(folder), min(8, os.cpu_count() or 1)) as builder,
-        Farm(endpoints, timing or default_timing(board)) as farm,
+        Farm(meters) as farm,
         events.task(f"tuning for {board.name}", total=1.0) as progress,
     ):
         tuner.drive(builder, farm, progress)

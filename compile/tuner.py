@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecompress import events
 from edgecompress.errors import CompileError
@@ -18,6 +18,7 @@ from .search import Candidate, MisfitError, Search
 from .tuning import Budget, TaskResult, TuningResult, TuningTask
 
 if TYPE_CHECKING:
+    from tvm import IRModule
     from tvm.target import Target
     from tvm.tirx import PrimFunc
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _BATCH = 8
 _WORTHWHILE = 0.01  # a batch that gains less than this share is counted as stale
 _SEED = 1
+_PARALLEL = 1  # TIR's ForKind
 
 
 def measured_as(board: Board) -> Measured:
@@ -36,13 +38,14 @@ def measured_as(board: Board) -> Measured:
 class _Kernel:
     """A task on its way through the tuning."""
 
-    def __init__(self, task: TuningTask, database: Database, target: Target) -> None:
+    def __init__(
+        self, task: TuningTask, database: Database, target: Target, measured: Measured
+    ) -> None:
         self.task = task
         self.workload = workload_key(task.kernel)
         self.arguments = _arguments(task.kernel)
         past = database.records(task.kernel, target)
-        kinds = measured_as(database.board)
-        known = {r.candidate: r.median for r in past if r.measured == kinds}
+        known = {r.candidate: r.median for r in past if r.measured == measured}
         self.known = len(known)
         try:
             self.search = Search(task.schedule, task.kernel, known, _SEED)
@@ -78,7 +81,12 @@ class Tuner:
     """One tuning: what is measured, what it cost, and when it ends."""
 
     def __init__(
-        self, tasks: Sequence[TuningTask], board: Board, database: Database, budget: Budget
+        self,
+        tasks: Sequence[TuningTask],
+        board: Board,
+        database: Database,
+        budget: Budget,
+        measured: Measured,
     ) -> None:
         import tvm
 
@@ -88,7 +96,8 @@ class Tuner:
         self._budget = budget
         target = tvm.target.Target(board.tvm_target())
         self._target = target_key(target)
-        self._kernels = [_Kernel(task, database, target) for task in tasks]
+        self._kind: Measured = measured
+        self._kernels = [_Kernel(task, database, target, measured) for task in tasks]
         self._held: list[tuple[_Trial, Outcome]] = []
         self._measured = 0
         self._first = 0.0  # when the first candidate had been measured
@@ -123,7 +132,7 @@ class Tuner:
         tasks.sort(key=lambda t: t.weight * ((t.after_ms or 0) - (t.before_ms or 0)))
         return TuningResult(
             self._board.name,
-            measured_as(self._board),
+            self._kind,
             tuple(tasks),
             self._measured,
             sum(task.failures for task in tasks),
@@ -194,15 +203,19 @@ class Tuner:
 
     def _write(self, trial: _Trial, outcome: Outcome) -> None:
         kernel, candidate = trial
+        seconds = outcome.seconds
+        if self._kind == "cost":  # of one core: what the others would wait for comes on top
+            idle = idle_factor(candidate.mod, self._board.fast.cores)
+            seconds = tuple(second * idle for second in seconds)
         record = Record(
             workload=kernel.workload,
             target=self._target,
             name=kernel.task.name,
             trace=candidate.trace,
-            seconds=outcome.seconds,
+            seconds=seconds,
             failure=outcome.failure,
             board=self._board.name,
-            measured=measured_as(self._board),
+            measured=self._kind,
         )
         self._database.append([record])
         kernel.search.tell(candidate, record.median)
@@ -239,6 +252,30 @@ class Tuner:
             each = (elapsed - self._first) / (self._measured - 1)
             left.append(each * (self._budget.trials - self._measured))
         return min(left, default=None)
+
+
+def idle_factor(mod: IRModule, cores: int) -> float:
+    """How much longer a kernel takes on some cores than its work divided by their number.
+
+    Of each of its loop nests: the turns of a parallel loop that the busiest core has, against an
+    even share; all of them where the loop is not parallel.
+    """
+    factor = 1.0
+    func: Any = mod["main"]
+    body = func.body.block.body
+    for nest in getattr(body, "seq", [body]):
+        loop = nest
+        while _is_single(loop):
+            loop = loop.body
+        turns = int(getattr(loop, "extent", 1))
+        shared = int(getattr(loop, "kind", 0)) == _PARALLEL
+        factor *= -(-turns // cores) * cores / turns if shared else cores
+    return factor
+
+
+def _is_single(loop: Any) -> bool:
+    """Whether it is a loop of one turn, which shares nothing."""
+    return hasattr(loop, "extent") and int(loop.extent) == 1
 
 
 def _arguments(kernel: PrimFunc) -> tuple[Argument, ...]:

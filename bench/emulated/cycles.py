@@ -21,7 +21,15 @@ from edgecompress.files import cache_dir, read_json, write_json
 from .count import APT_PACKAGES, Counts, instructions
 
 # What we call a core, and the nearest model that LLVM has of it.
-CORES = {"cortex-a55": "cortex-a55", "cortex-a72": "cortex-a72", "cortex-a76": "neoverse-n1"}
+MODELS = {
+    "cortex-a53": "cortex-a53",
+    "cortex-a55": "cortex-a55",
+    "cortex-a57": "cortex-a57",
+    "cortex-a72": "cortex-a72",
+    "cortex-a76": "neoverse-n1",
+}
+CORES = ("cortex-a55", "cortex-a72", "cortex-a76")
+"""The cores that comparisons show."""
 
 # Blocks that together execute this share of all instructions are analysed; the rest counts alike.
 COVERED = 0.999
@@ -48,7 +56,7 @@ def cost(counts: Counts, core: str) -> Cost:
     """Executed instructions and estimated cycles of a section.
 
     Args:
-        core: one of `CORES`.
+        core: one of `MODELS`.
 
     Raises:
         BoardError: LLVM's tools are not installed.
@@ -73,7 +81,7 @@ def _cycles(blocks: Sequence[str], core: str) -> dict[str, float]:
         known: dict[str, float] = read_json(path) if path.exists() else {}
         new = [code for code in dict.fromkeys(blocks) if _key(code) not in known]
         for start in range(0, len(new), _BATCH):
-            known.update(_analyse(new[start : start + _BATCH], CORES[core]))
+            known.update(_analyse(new[start : start + _BATCH], MODELS[core]))
         if new:
             write_json(path, known)
     return {code: known[_key(code)] for code in blocks}

@@ -1,0 +1,92 @@
+"""Tuning by estimates instead of a board's times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecompress.compile.database import open_database
+from edgecompress.compile.measure import Argument, Outcome
+from edgecompress.compile.records import read_records
+from edgecompress.compile.tune import tune_tasks
+from edgecompress.compile.tuner import idle_factor
+from edgecompress.compile.tuning import Budget, TuningTask
+from edgecompress.targets import load_board
+
+ROWS = 24
+
+
+def kernel() -> Any:
+    from tvm import te
+
+    a = te.placeholder((ROWS, 32), name="A")
+    c = te.compute((ROWS, 32), lambda i, j: a[i, j] * 2.0, name="C")
+    return te.create_prim_func([a, c])
+
+
+def in_blocks(schedule: Any) -> None:
+    """Rows in blocks, which are shared by the cores."""
+    rows, _ = schedule.get_loops(schedule.get_sblock("C"))
+    size = schedule.sample_categorical([2, 3, 4, 6, 8, 12, 24], [1 / 7] * 7, decision=0)
+    outer, _ = schedule.split(rows, [None, size])
+    schedule.parallel(outer)
+
+
+def never() -> Any:
+    raise AssertionError("no server is needed")
+
+
+def scheduled(rows: int, parallel: bool) -> Any:
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(kernel())
+    loops = schedule.get_loops(schedule.get_sblock("C"))
+    outer, _ = schedule.split(loops[0], [None, rows])
+    if parallel:
+        schedule.parallel(outer)
+    return schedule.mod
+
+
+@pytest.mark.parametrize(
+    ("rows", "parallel", "cores", "factor"),
+    [
+        (6, True, 4, 1.0),  # four blocks
+        (4, True, 4, 8 / 6),  # six: two of the cores have two
+        (24, True, 4, 4.0),  # one
+        (6, False, 4, 4.0),
+        (6, True, 1, 1.0),
+        (6, False, 1, 1.0),
+    ],
+)
+def test_cores_that_wait(rows: int, parallel: bool, cores: int, factor: float) -> None:
+    assert idle_factor(scheduled(rows, parallel), cores) == pytest.approx(factor)
+
+
+def test_estimates_are_marked_and_used_where_there_is_no_real_time(tmp_path: Path) -> None:
+    """All candidates do the same work: what keeps all four cores busy is best."""
+    import tvm
+
+    seen: list[Sequence[Argument]] = []
+
+    def estimate(library: Path, arguments: Sequence[Argument]) -> Outcome:
+        assert library.stat().st_size > 0
+        seen.append(arguments)
+        return Outcome((1e-3,))
+
+    board = load_board("rpi4b")
+    path = tmp_path / "tuning.jsonl"
+    task = TuningTask("double", kernel(), in_blocks, 1)
+    result = tune_tasks([task], board, never, database=path, budget=Budget(), estimate=estimate)
+    assert result.measured == "cost" and result.records == 7 and result.ended == "exhausted"
+    assert seen[0] == (((ROWS, 32), "float32"), ((ROWS, 32), "float32"))
+    records = read_records(path)
+    assert {record.measured for record in records} == {"cost"}
+    database, target = open_database(path, board), tvm.target.Target(board.tvm_target())
+    best = database.best(task.kernel, target)
+    assert best is not None and best.median == pytest.approx(1e-3)
+    # A second run has nothing left to estimate.
+    again = tune_tasks([task], board, never, database=path, budget=Budget(), estimate=estimate)
+    assert again.records == 0 and len(seen) == 7
