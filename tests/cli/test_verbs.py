@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["run", "compress", "export", "tune", "compile", "deploy", "bench", "report", "doctor"]
+VERBS = ["run", "compress", "export", "tune", "compile", "deploy", "report", "doctor"]
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +23,22 @@ def edgecompress(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "boards add", "boards start", "data", "data get"])
+SUB_VERBS = ["boards add", "boards start", "data", "data get", "bench peers", "bench layers"]
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *SUB_VERBS])
 def test_help_teaches_with_an_example(verb: str) -> None:
     shown = edgecompress(*verb.split(), "--help")
     assert shown.returncode == 0
     assert f"edgecompress {verb}" in shown.stdout.split("Example")[1]
     assert "--json" in shown.stdout
+
+
+def test_bench_takes_a_job_and_has_verbs_of_its_own() -> None:
+    shown = edgecompress("bench", "--help")
+    assert shown.returncode == 0
+    assert "edgecompress bench examples/demo.toml" in shown.stdout.split("Example")[1]
+    assert "--json" in edgecompress("bench", "job", "--help").stdout
 
 
 def test_boards_as_one_json_document() -> None:

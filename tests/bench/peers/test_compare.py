@@ -69,7 +69,8 @@ def test_layers_of_a_network_are_timed_in_order(onnx: Path) -> None:
     rows = profile_layers(onnx, load_board("host"))
     assert rows[0].kernel.startswith("conv2d_7x7s2") and rows[-1].kernel.startswith("conv2d")
     assert all(row.ms is not None and row.ms > 0 for row in rows)
-    assert all(row.peak is not None and 0 < row.peak < 1.5 for row in rows if row.macs)
+    # Counted as plain sums: squares do four times fewer multiplications at best.
+    assert all(row.peak is not None and 0 < row.peak < 6 for row in rows if row.macs)
     assert sum(row.macs for row in rows) == compare_macs(onnx)
     named = [name for row in rows for name in row.sources]
     assert len(named) == len(set(named))
