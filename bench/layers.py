@@ -30,8 +30,8 @@ class LayerCost:
         choices: what the schedule's free choices came to.
         ms: median time of one thread; None under emulation.
         gflops: two operations a multiply-add; None where nothing was timed or multiplied.
-        peak: that as a share of one core's peak. Multiply-adds are those of the plain sum, so that a
-            convolution by squares can be above 1.
+        peak: that as a share of one core's peak. Multiply-adds are those of the plain sum, so
+            that a convolution by squares can be above 1.
         instructions: executed; None where time was measured.
         cycles: estimated, by core.
     """
