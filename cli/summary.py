@@ -179,7 +179,8 @@ def _interval(scores: Scores) -> str:
 def _times(told: Report) -> list[list[str]]:
     stages = {stage.network: stage for stage in told.stages}
     rows = []
-    for part, latency in told.latency_ms.items():
+    # The parts in the order in which they were first seen, the whole behind them.
+    for part, latency in sorted(told.latency_ms.items(), key=lambda item: item[0] == "total"):
         times = [f"{value:.2f}" for value in (latency.p50, latency.p90, latency.p99)]
         stage = stages.get(part)
         rate = _share(stage.hit_rate) if stage else ""
