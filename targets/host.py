@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgecompress.errors import BoardError
 
-from .board import Arch, Board, Cluster, Telemetry
+from .description import Arch, Board, Cluster, Telemetry
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 MIB = 1 << 20

@@ -15,7 +15,7 @@ from edgecompress import wheels
 from edgecompress.errors import BoardError
 from edgecompress.wheels import Wheel
 
-from .board import Board
+from .description import Board
 
 TVM_VERSION = "0.27.0.post1"
 TVM_FFI_VERSION = "0.1.14.post1"
