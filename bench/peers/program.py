@@ -119,13 +119,16 @@ def ncnn(folder, threads):
     net.opt.use_bf16_storage = False
     net.load_param(str(folder / "model.ncnn.param"))
     net.load_model(str(folder / "model.ncnn.bin"))
-    # A copy of its own: made from an array, a Mat only points at the array's memory.
-    given = engine.Mat(np.load(folder / "input.npy")[0]).clone()
+    # Made from an array, a Mat only points at its memory: the array has to live until the copy.
+    array = np.load(folder / "input.npy")[0]
+    given = engine.Mat(array).clone()
 
     def run():
         extractor = net.create_extractor()
         extractor.input("in0", given)
-        return np.array(extractor.extract("out0")[1])
+        # The array only looks into the Mat, whose memory goes when the extractor does.
+        _, output = extractor.extract("out0")
+        return np.array(output).copy()
 
     return run
 
