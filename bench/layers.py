@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from edgecompress.errors import BoardError
 
 from ..targets import Board
 from . import emulated
-from .peers.compare import PROGRAM, prepare, run_counted
+from .peers.compare import PROGRAM, prepare, printed_list, run_counted
 from .peers.engines import OURS
 
 _TIME_S = 300.0
@@ -98,8 +97,7 @@ def _counted(layers: list[dict[str, Any]], folder: Path) -> list[LayerCost]:
 
 
 def _names(said: str, layers: list[dict[str, Any]]) -> list[Any]:
-    line = next((line for line in said.splitlines() if line.startswith("[")), "[]")
-    found = json.loads(line)
+    found = printed_list(said)
     if len(found) != len(layers):
         raise BoardError(f"{len(found)} kernels ran, the compiler lists {len(layers)}")
     return found

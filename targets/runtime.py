@@ -10,6 +10,7 @@ files: nothing of another architecture is installed or run here.
 from __future__ import annotations
 
 import zipfile
+from pathlib import Path
 
 from edgecompress import wheels
 from edgecompress.errors import BoardError
@@ -91,6 +92,14 @@ def runtime_files(board: Board) -> dict[str, bytes]:
         **_licences(tvm),
         **_ffi_files(ffi),
     }
+
+
+def write_runtime(board: Board, folder: Path) -> None:
+    """Write `runtime_files` below a folder. Raises as `runtime_files`."""
+    for name, content in runtime_files(board).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def tvm_wheel(board: Board) -> Wheel:

@@ -11,7 +11,7 @@ from edgecompress.files import building, cache_dir, sha256_json
 
 from ...compile.measure import Argument, Outcome
 from ...targets import Board
-from ...targets.runtime import runtime_files, versions
+from ...targets.runtime import versions, write_runtime
 from .count import counted, why_not
 from .cycles import MODELS, cost
 
@@ -56,7 +56,5 @@ def _runtime(board: Board) -> Path:
     folder = cache_dir("runtime") / sha256_json([board.arch, board.python, versions()])[:16]
     if not folder.is_dir():
         with building(folder) as new:
-            for name, content in runtime_files(board).items():
-                (new / name).parent.mkdir(parents=True, exist_ok=True)
-                (new / name).write_bytes(content)
+            write_runtime(board, new)
     return folder

@@ -28,7 +28,7 @@ from edgecompress.files import building, cache_dir
 from ...compile.network import compile_network
 from ...runner.spec import Preprocess
 from ...targets import Board
-from ...targets.runtime import runtime_files
+from ...targets.runtime import write_runtime
 from .. import emulated
 from .engines import OURS, PEERS, Engine, NotHereError
 
@@ -135,10 +135,7 @@ def prepare(onnx: Path, board: Board, folder: Path, database: Path | None) -> di
     normalised = ((image - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
     np.save(folder / "image.npy", image)
     np.save(folder / "input.npy", np.ascontiguousarray(normalised))
-    for name, content in runtime_files(board).items():
-        path = folder / "runtime" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    write_runtime(board, folder / "runtime")
     return compiled.info
 
 
@@ -294,8 +291,12 @@ def _count_all(folder: Path, absent: dict[str, str]) -> list[Row]:
 
 def _counted(name: str, folder: Path) -> tuple[emulated.Counts, np.ndarray]:
     sections, said = run_counted(name, folder, "count")
-    lines = [line for line in said.splitlines() if line.startswith("[")]
-    return sections[1], np.array(json.loads(lines[0]))
+    return sections[1], np.array(printed_list(said))
+
+
+def printed_list(said: str) -> list[Any]:
+    """The list that `program.py` printed; engines print what they like before it."""
+    return json.loads(next((line for line in said.splitlines() if line.startswith("[")), "[]"))
 
 
 def run_counted(name: str, folder: Path, mode: str) -> tuple[dict[int, emulated.Counts], str]:
