@@ -32,7 +32,7 @@ class LayerCost:
         peak: that as a share of one core's peak. Multiply-adds are those of the plain sum, so
             that a convolution by squares can be above 1.
         instructions: executed; None where time was measured.
-        cycles: estimated, by core.
+        cycles: estimated, by core: the board's own first.
     """
 
     name: str
@@ -62,7 +62,7 @@ def profile_layers(onnx: Path, board: Board, database: Path | None = None) -> li
             layers = prepare(onnx, board, folder, database)["layers"]
         with events.task(f"profiling {len(layers)} kernel calls"):
             if board.kind == "virtual":
-                return _counted(layers, folder)
+                return _counted(layers, folder, board)
             return _timed(layers, folder, board.fast.peak_gflops)
 
 
@@ -80,12 +80,13 @@ def _timed(layers: list[dict[str, Any]], folder: Path, peak: float) -> list[Laye
     return rows
 
 
-def _counted(layers: list[dict[str, Any]], folder: Path) -> list[LayerCost]:
-    sections, said = run_counted(OURS, folder, "count-kernels")
+def _counted(layers: list[dict[str, Any]], folder: Path, board: Board) -> list[LayerCost]:
+    sections, said = run_counted(OURS, folder, "count-kernels", board)
+    cores = emulated.shown_cores(board.fast.core)
     rows = []
     for place, (layer, kernel) in enumerate(zip(layers, _names(said, layers), strict=True), 1):
         counts = sections.get(place, {})
-        costs = {core: emulated.cost(counts, core).cycles for core in emulated.CORES}
+        costs = {core: emulated.cost(counts, core).cycles for core in cores}
         rows.append(
             LayerCost(
                 **_about(layer, kernel),

@@ -48,7 +48,7 @@ Models = Annotated[
 Where = Annotated[
     str,
     typer.Option(
-        "--board", "-b", help="host: wall time; virtual-pi4: instructions and estimated cycles."
+        "--board", "-b", help="host: wall time; a virtual board: instructions and estimated cycles."
     ),
 ]
 Threads = Annotated[
@@ -120,10 +120,17 @@ def _layers(
 def _show_layers(model: str, board: Board, rows: list[LayerCost]) -> None:
     columns = ["layer", "kernel", "choices", ">M MACs"]
     if board.kind == "virtual":
-        total = sum(row.cycles["cortex-a72"] for row in rows if row.cycles)
-        columns += [">M instructions", ">per MAC", ">A72 M cycles", ">per MAC", ">share"]
-        numbers = [_counted_layer(row, total) for row in rows]
-        title = f"{model} on {board.name}: {total / 1e6:.1f} M cycles estimated for Cortex-A72"
+        core = next(core for row in rows for core in row.cycles or {})
+        total = sum(row.cycles[core] for row in rows if row.cycles)
+        columns += [
+            ">M instructions",
+            ">per MAC",
+            f">{_short(core)} M cycles",
+            ">per MAC",
+            ">share",
+        ]
+        numbers = [_counted_layer(row, core, total) for row in rows]
+        title = f"{model} on {board.name}: {total / 1e6:.1f} M cycles estimated for {core}"
     else:
         total = sum(row.ms or 0.0 for row in rows)
         columns += [">ms", ">GFLOPS", ">of peak", ">share"]
@@ -142,20 +149,26 @@ def _timed_layer(row: LayerCost, total: float) -> list[str]:
     return [f"{row.ms:.3f}", gflops, peak, f"{(row.ms or 0) / total:.1%}"]
 
 
-def _counted_layer(row: LayerCost, total: float) -> list[str]:
-    count, cycles = row.instructions or 0, (row.cycles or {})["cortex-a72"]
+def _short(core: str) -> str:
+    """A76 for cortex-a76."""
+    return core.removeprefix("cortex-").upper()
+
+
+def _counted_layer(row: LayerCost, core: str, total: float) -> list[str]:
+    count, cycles = row.instructions or 0, (row.cycles or {})[core]
     each = [f"{value / row.macs:.3f}" if row.macs else "" for value in (count, cycles)]
     return [f"{count / 1e6:.2f}", each[0], f"{cycles / 1e6:.2f}", each[1], f"{cycles / total:.1%}"]
 
 
 def _measurable(name: str) -> Board:
+    from ..targets import virtual_names
     from .steps import find_board
 
     board = find_board(name)
     if board.kind == "ssh":
         raise UsageError(
             f"engines are compared on this machine or by counting, not on '{name}'",
-            "give --board host or --board virtual-pi4",
+            f"give --board host, or --board {' or '.join(virtual_names())}",
         )
     return board
 
@@ -166,7 +179,11 @@ def _show(model: str, comparison: Comparison) -> None:
     what = "estimated M cycles, caches that never miss" if emulated else "wall time on this machine"
     columns = ["engine", ">threads"]
     if emulated:
-        columns += [">M instructions", ">per MAC", ">A72", ">A55", ">A76"]
+        columns += [
+            ">M instructions",
+            ">per MAC",
+            *(f">{_short(core)}" for core in _cores(comparison)),
+        ]
     else:
         columns += [">ms", ">against ONNX Runtime", ">quartiles"]
     columns += [">difference", "note"]
@@ -176,6 +193,11 @@ def _show(model: str, comparison: Comparison) -> None:
         for row in comparison.rows
     ]
     show.table(f"{model}: {size}; {what}", columns, rows)
+
+
+def _cores(comparison: Comparison) -> tuple[str, ...]:
+    """The cores whose cycles were estimated, the board's own first."""
+    return next((tuple(row.cycles) for row in comparison.rows if row.cycles), ())
 
 
 def _difference(row: Row) -> str:
@@ -192,9 +214,9 @@ def _times(row: Row, _: Comparison) -> list[str]:
 
 
 def _counts(row: Row, comparison: Comparison) -> list[str]:
+    cores = _cores(comparison)
     if row.instructions is None:
-        return ["-"] * 5
-    cores = ("cortex-a72", "cortex-a55", "cortex-a76")
+        return ["-"] * (2 + len(cores))
     per_mac = row.instructions / comparison.macs
     cycles = [f"{row.cycles[core] / 1e6:.1f}" for core in cores]
     return [f"{row.instructions / 1e6:.1f}", f"{per_mac:.3f}", *cycles]

@@ -1,4 +1,4 @@
-"""`edgecompress boards`: what is known, what is mine, and the virtual Raspberry Pi."""
+"""`edgecompress boards`: what is known, what is mine, and the virtual ones."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-
-from edgecompress.errors import UsageError
 
 from ..targets import Board, board_names, load_board
 from . import show
@@ -17,12 +15,12 @@ app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
 
 VIRTUAL = "virtual-pi4"
 Name = Annotated[str, typer.Argument(help="What you call the board.")]
-Virtual = Annotated[str, typer.Argument(help=f"A virtual board; there is one: {VIRTUAL}.")]
+Virtual = Annotated[str, typer.Argument(help="A virtual board, such as virtual-pi5.")]
 
 
 @app.callback(epilog=example("edgecompress boards", "edgecompress boards start virtual-pi4"))
 def _boards(context: typer.Context, as_json: Json = False) -> None:
-    """List boards, add your own, start and stop the virtual Raspberry Pi 4."""
+    """List boards, add your own, start and stop the virtual ones."""
     if context.invoked_subcommand is None:
         _list(as_json=as_json)
 
@@ -98,56 +96,45 @@ def _remove(name: Name, as_json: Json = False) -> Any:
 @app.command("start", epilog=example("edgecompress boards start virtual-pi4"))
 @verb
 def _start(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
-    """Start the virtual board; builds it first where that was not done yet."""
+    """Start a virtual board; builds it first where that was not done yet."""
     from ..rpc import virtual
 
-    _require_virtual(name)
-    virtual.start()
-    return _state(as_json)
+    virtual.start(name)
+    return _state(name, as_json)
 
 
 @app.command("stop", epilog=example("edgecompress boards stop virtual-pi4"))
 @verb
 def _stop(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
-    """End the virtual board and everything that runs on it; its disk is kept."""
+    """End a virtual board and everything that runs on it; its disk is kept."""
     from ..rpc import virtual
 
-    _require_virtual(name)
-    virtual.stop()
-    return _state(as_json)
+    virtual.stop(name)
+    return _state(name, as_json)
 
 
 @app.command("status", epilog=example("edgecompress boards status virtual-pi4"))
 @verb
 def _status(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
-    """Say whether the virtual board runs, and where it is reached."""
-    _require_virtual(name)
-    return _state(as_json)
+    """Say whether a virtual board runs, and where it is reached."""
+    return _state(name, as_json)
 
 
 @app.command("reset", epilog=example("edgecompress boards reset virtual-pi4"))
 @verb
 def _reset(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
-    """End the virtual board and give it a fresh disk and fresh keys at its next start."""
+    """End a virtual board and give it a fresh disk and fresh keys at its next start."""
     from ..rpc import virtual
 
-    _require_virtual(name)
-    virtual.reset()
-    return _state(as_json)
+    virtual.reset(name)
+    return _state(name, as_json)
 
 
-def _require_virtual(name: str) -> None:
-    if name != VIRTUAL:
-        raise UsageError(
-            f"'{name}' is not a virtual board", f"edgecompress boards status {VIRTUAL}"
-        )
-
-
-def _state(as_json: bool) -> Any:
+def _state(name: str, as_json: bool) -> Any:
     from ..rpc import virtual
 
-    state = virtual.status()
+    state = virtual.status(name)
     if not as_json:
         where = f"runs ({state.mode}), SSH on 127.0.0.1 port {state.port}"
-        show.say(f"{VIRTUAL} {where if state.running else 'does not run'}")
-    return {"name": VIRTUAL, **asdict(state)}
+        show.say(f"{name} {where if state.running else 'does not run'}")
+    return {"name": name, **asdict(state)}

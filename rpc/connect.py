@@ -12,7 +12,7 @@ from .ssh import SshSession
 
 
 def connect(name: str) -> Session:
-    """Open a session with `host`, `virtual-pi4` (started if it does not run) or an own board.
+    """Open a session with `host`, a virtual board (started if it does not run) or an own board.
 
     Raises:
         BoardError: no such board (near names are offered), a sort of board that has no address,
@@ -29,7 +29,7 @@ def connect(name: str) -> Session:
     if board.kind == "virtual":
         from . import virtual
 
-        return SshSession(virtual.start())
+        return SshSession(virtual.start(name))
     raise BoardError(
         f"'{name}' is a sort of board and has no address",
         f"add yours: edgecompress boards add my-{name} --board {name} --host ADDRESS --user USER",

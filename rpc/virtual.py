@@ -1,8 +1,9 @@
-"""The virtual Raspberry Pi 4: an arm64 Debian userland under QEMU with its own SSH server.
+"""The virtual boards: arm64 Debian userlands under QEMU, each with an SSH server of its own.
 
-It listens on 127.0.0.1, knows one key pair that lies in the user's cache, and is reached like any
-other board. With root it runs in private namespaces; without, under proot. It outlives the command
-that started it, and starting or stopping it twice is no error.
+A board listens on 127.0.0.1, knows one key pair that lies in the user's cache, and is reached like
+any other. With root it runs in private namespaces; without, under proot. It outlives the command
+that started it, and starting or stopping it twice is no error. Boards know nothing of each other:
+each has a folder of its own in the cache, with its disk, keys and state.
 """
 
 from __future__ import annotations
@@ -25,19 +26,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from filelock import FileLock
 
 from edgecompress import events
-from edgecompress.errors import BoardError, InputError
+from edgecompress.errors import BoardError, InputError, UsageError
 from edgecompress.files import cache_dir, read_json, write_bytes, write_json
 
-from ..targets import BoardEntry
+from ..targets import Board, BoardEntry, load_board, virtual_names
 from . import binfmt
 from .deadline import Deadline
-from .virtual_tree import UID, USER, ensure_tree
+from .virtual_tree import UID, USER, ensure_tree, forget_others
 
-NAME = "virtual-pi4"
 START_S = 60.0
 STOP_S = 10.0
 
-# Everything that the virtual board needs from the distribution; `make` installs these.
+# Everything that a virtual board needs from the distribution; `make` installs these.
 APT_PACKAGES = ("mmdebstrap", "qemu-user-static", "proot", "debian-archive-keyring")
 _TOOLS = {"mmdebstrap": "mmdebstrap", binfmt.QEMU: "qemu-user-static", "tar": "tar"}
 
@@ -47,7 +47,7 @@ _SCRIPT = Path(__file__).with_name("virtual_board.sh")
 
 @dataclass(frozen=True)
 class VirtualStatus:
-    """Whether the virtual board runs.
+    """Whether a virtual board runs.
 
     Attributes:
         running: whether its SSH server answers.
@@ -82,40 +82,44 @@ class _State:
             return False
 
 
-def start() -> BoardEntry:
-    """Start the board if it does not run; returns how to reach it.
+def start(name: str) -> BoardEntry:
+    """Start a board if it does not run; returns how to reach it.
+
+    Args:
+        name: one of `targets.virtual_names()`; so with all of these functions.
 
     Raises:
         BoardError: this machine cannot run it (the hint says what to install), or it does not
             answer in time.
         InputError: a wheel cannot be fetched.
     """
-    folder = _folder()
+    folder, board = cache_dir(name), _virtual(name)
     with _locked(folder):
         state = _read_state(folder)
         if state and state.alive and _answers(state.port):
-            return _entry(folder, state.port)
+            return _entry(folder, name, state.port)
         if state:
             _kill(state)
         _require_tools()
         _make_keys(folder)
-        tree = ensure_tree(folder)
+        tree = ensure_tree(folder, board)
+        forget_others(folder, tree)
         _install_keys(folder, tree)
-        with events.task("starting the virtual board"):
-            state = _launch(folder, tree)
-        return _entry(folder, state.port)
+        with events.task(f"starting {name}"):
+            state = _launch(folder, name, tree)
+        return _entry(folder, name, state.port)
 
 
-def stop() -> bool:
-    """Stop the board and all that runs on it; False where it did not run. Its disk is kept."""
-    folder = _folder()
+def stop(name: str) -> bool:
+    """Stop a board and all that runs on it; False where it did not run. Its disk is kept."""
+    folder = cache_dir(_virtual(name).name)
     with _locked(folder):
         return _stop(folder)
 
 
-def reset() -> None:
-    """Stop the board and give it a fresh disk and fresh keys at its next start."""
-    folder = _folder()
+def reset(name: str) -> None:
+    """Stop a board and give it a fresh disk and fresh keys at its next start."""
+    folder = cache_dir(_virtual(name).name)
     with _locked(folder):
         _stop(folder)
         for path in folder.glob("tree-*"):
@@ -124,22 +128,22 @@ def reset() -> None:
         shutil.rmtree(folder / "keys", ignore_errors=True)
 
 
-def disk() -> Path:
-    """The root of the board's disk, made if it is not there; the board need not run.
+def disk(name: str) -> Path:
+    """The root of a board's disk, made if it is not there; the board need not run.
 
     Raises:
         BoardError: packages cannot be fetched, or there is no space.
         InputError: a wheel cannot be fetched.
     """
-    folder = _folder()
+    folder, board = cache_dir(name), _virtual(name)
     with _locked(folder):
         _require_tools()
-        return ensure_tree(folder)
+        return ensure_tree(folder, board)
 
 
-def status() -> VirtualStatus:
-    """Whether the board runs, and where."""
-    folder = _folder()
+def status(name: str) -> VirtualStatus:
+    """Whether a board runs, and where."""
+    folder = cache_dir(_virtual(name).name)
     state = _read_state(folder)
     if state and state.alive and _answers(state.port):
         return VirtualStatus(True, state.mode, state.port, state.pid, folder)
@@ -147,7 +151,7 @@ def status() -> VirtualStatus:
 
 
 def missing() -> str:
-    """What this machine lacks to run the board, one line; "" where nothing is missing."""
+    """What this machine lacks to run a virtual board, one line; "" where nothing is missing."""
     absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if absent:
         return f"not installed: {', '.join(absent)}"
@@ -156,8 +160,16 @@ def missing() -> str:
     return ""
 
 
-def _folder() -> Path:
-    return cache_dir(NAME)
+def _virtual(name: str) -> Board:
+    """The description of a virtual board.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    if name not in virtual_names():
+        known = virtual_names()
+        raise UsageError(f"'{name}' is not a virtual board", f"there are: {', '.join(known)}")
+    return load_board(name)
 
 
 def _locked(folder: Path) -> FileLock:
@@ -248,13 +260,13 @@ def _install_keys(folder: Path, tree: Path) -> None:
     write_bytes(etc / "virtual_authorized_keys", (keys / "client.pub").read_bytes())
 
 
-def _entry(folder: Path, port: int) -> BoardEntry:
+def _entry(folder: Path, name: str, port: int) -> BoardEntry:
     from paramiko import Ed25519Key
 
     host_key = Ed25519Key.from_private_key_file(str(folder / "keys/host"))
     return BoardEntry(
-        name=NAME,
-        board=NAME,
+        name=name,
+        board=name,
         host="127.0.0.1",
         port=port,
         user=USER,
@@ -263,10 +275,10 @@ def _entry(folder: Path, port: int) -> BoardEntry:
     )
 
 
-def _launch(folder: Path, tree: Path) -> _State:
+def _launch(folder: Path, name: str, tree: Path) -> _State:
     """Start it in the first way that works, and wait until it answers."""
     failures = []
-    for mode, reason, command in _ways(tree):
+    for mode, reason, command in _ways(name, tree):
         if reason:
             failures.append(f"{mode}: {reason}")
             continue
@@ -277,10 +289,10 @@ def _launch(folder: Path, tree: Path) -> _State:
     raise BoardError(f"the virtual board cannot run: {'; '.join(failures)}", _install_hint())
 
 
-def _ways(tree: Path) -> list[tuple[str, str, Callable[[int], list[str]]]]:
+def _ways(name: str, tree: Path) -> list[tuple[str, str, Callable[[int], list[str]]]]:
     """Name, reason against it ("" for none) and command line, given the port, of each way."""
     return [
-        ("namespaces", _against_namespaces(), lambda port: _namespaces(tree, port)),
+        ("namespaces", _against_namespaces(), lambda port: _namespaces(name, tree, port)),
         ("proot", _against_proot(), lambda port: _proot(tree, port)),
     ]
 
@@ -293,9 +305,9 @@ def _against_namespaces() -> str:
     return binfmt.ensure_registered()
 
 
-def _namespaces(tree: Path, port: int) -> list[str]:
+def _namespaces(name: str, tree: Path, port: int) -> list[str]:
     spaces = ["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=SIGKILL"]
-    return ["unshare", *spaces, "/bin/sh", str(_SCRIPT), str(tree), str(port)]
+    return ["unshare", *spaces, "/bin/sh", str(_SCRIPT), str(tree), str(port), name]
 
 
 def _against_proot() -> str:

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Runs as the first process of private mount, pid, uts and ipc namespaces: makes the tree look like
-# a running Raspberry Pi 4 and becomes its SSH server. Arguments: TREE PORT
+# a running board and becomes its SSH server. Arguments: TREE PORT NAME
 set -eu
 tree=$1
 port=$2
 
-hostname virtual-pi4
+hostname "$3"
 # A mount of its own, so that `df` has something to say about `/`.
 mount --bind "$tree" "$tree"
 cd "$tree"

@@ -1,8 +1,8 @@
-"""The disk of the virtual Raspberry Pi 4: arm64 Debian made from packages, none of them executed.
+"""The disks of the virtual boards: arm64 Debian made from packages, none of them executed.
 
 Packages are unpacked without their maintainer scripts (they are of another architecture), and what
-those would have written, accounts and a few settings, is written here. The result is packed into
-the cache under a fingerprint of the recipe, so that it is made once.
+those would have written, accounts and a few settings, is written here. The userland is packed into
+the cache under a fingerprint of the recipe, so that it is made once for all boards.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
+
+from filelock import FileLock
 
 from edgecompress import events, wheels
 from edgecompress.errors import BoardError
-from edgecompress.files import building, sha256_json, writing
+from edgecompress.files import building, cache_dir, sha256_json, writing
 from edgecompress.wheels import Wheel
 
+from ..targets import Board, Emulation
+from ..targets.cores import part_of
 from .apt import acquire_options, mirrors
 
 SUITE = "bookworm"
@@ -85,72 +90,84 @@ nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 _GROUP = f"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n{USER}:x:{UID}:\n"
 _SHADOW = f"root:*:19700::::::\nsshd:*:19700::::::\n{USER}:*:19700::::::\n"
 
-# As Linux prints it on a Raspberry Pi 4 (Cortex-A72 r0p3; no crypto extension).
+# A core as Linux prints it.
 _CPU = """\
 processor\t: {index}
 BogoMIPS\t: 108.00
-Features\t: fp asimd evtstrm crc32 cpuid
+Features\t: {flags}
 CPU implementer\t: 0x41
 CPU architecture: 8
-CPU variant\t: 0x0
-CPU part\t: 0xd08
-CPU revision\t: 3
+CPU variant\t: {variant:#x}
+CPU part\t: {part}
+CPU revision\t: {revision}
 
 """
-CORES = 4
-_CPUINFO = "".join(_CPU.format(index=index) for index in range(CORES))
-MODEL = "Raspberry Pi 4 Model B (virtual)"
-_CACHES = (("1", "Data", "32K"), ("1", "Instruction", "48K"), ("2", "Unified", "1024K"))
 
 _CONFIGURATION = Path(__file__).with_name("virtual_sshd.conf")
 
 
-def fingerprint() -> str:
-    """Changes when anything that this module puts into the tree changes."""
+def fingerprint(board: Board) -> str:
+    """Changes when anything that this module puts into a board's tree changes."""
+    return sha256_json([_userland_key(), _CONFIGURATION.read_text(), asdict(board)])[:16]
+
+
+def _userland_key() -> str:
     own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    python = sys.version_info[:2]
-    return sha256_json([own, _CONFIGURATION.read_text(), os.geteuid() == 0, python])[:16]
+    return sha256_json([own, os.geteuid() == 0, sys.version_info[:2]])[:16]
 
 
-def ensure_tree(folder: Path) -> Path:
-    """The board's unpacked disk below `folder`, made from packages or from the cached archive.
+def ensure_tree(folder: Path, board: Board) -> Path:
+    """A board's unpacked disk below `folder`: the userland that all share, and its own settings.
 
     Raises:
         BoardError: packages cannot be fetched, or there is no space.
         InputError: a wheel cannot be fetched.
     """
-    key = fingerprint()
-    tree, packed = folder / f"tree-{key}", folder / f"tree-{key}.tar.gz"
+    tree = folder / f"tree-{fingerprint(board)}"
     if tree.is_dir():
         return tree
-    _forget_others(folder, key)
-    if packed.exists():
-        with events.task("unpacking the virtual board"), building(tree) as new:
-            _call(["tar", "-xzf", str(packed), "-C", str(new)], "cannot unpack the virtual board")
-        return tree
-    with events.task("building the virtual board (once; about a minute)") as task:
-        with building(tree) as new:
-            task.say("arm64 packages")
-            _unpack_packages(new)
-            task.say("wheels")
-            _install_wheels(new)
-            task.say("settings")
-            _settle(new)
-        task.say("packing")
-        with writing(packed) as archive:
-            command = ["tar", "--numeric-owner", "--exclude=./dev/*", "-I", "gzip -1"]
-            _call([*command, "-cf", str(archive), "-C", str(tree), "."], "cannot pack the board")
+    packed = _ensure_userland()
+    with events.task(f"unpacking the disk of {board.name}"), building(tree) as new:
+        _call(["tar", "-xzf", str(packed), "-C", str(new)], "cannot unpack the virtual board")
+        _settle(new, board)
     return tree
 
 
-def _forget_others(folder: Path, key: str) -> None:
-    """Remove what older recipes left."""
+def forget_others(folder: Path, tree: Path) -> None:
+    """Remove what older recipes left in a board's folder; it must not run."""
     for path in folder.glob("tree-*"):
-        if path.name.split(".")[0] != f"tree-{key}":
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        if path.is_dir() and path != tree:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path != tree:
+            path.unlink(missing_ok=True)
+
+
+def userland() -> Path:
+    """Where the packed userland lies, or will."""
+    return cache_dir("virtual") / f"userland-{_userland_key()}.tar.gz"
+
+
+def _ensure_userland() -> Path:
+    packed = userland()
+    with FileLock(packed.parent / ".lock"):
+        if packed.exists():
+            return packed
+        for old in packed.parent.glob("userland-*"):
+            old.unlink(missing_ok=True)
+        with (
+            events.task("building the virtual boards' userland (once; about a minute)") as task,
+            tempfile.TemporaryDirectory(dir=packed.parent) as temporary,
+            writing(packed) as archive,
+        ):
+            tree = Path(temporary)
+            task.say("arm64 packages")
+            _unpack_packages(tree)
+            task.say("wheels")
+            _install_wheels(tree)
+            task.say("packing")
+            command = ["tar", "--numeric-owner", "--exclude=./dev/*", "-I", "gzip -1"]
+            _call([*command, "-cf", str(archive), "-C", str(tree), "."], "cannot pack the board")
+    return packed
 
 
 def _unpack_packages(tree: Path) -> None:
@@ -191,19 +208,20 @@ def same_python() -> bool:
     return ".".join(map(str, sys.version_info[:2])) == PYTHON
 
 
-def _settle(tree: Path) -> None:
-    """Accounts, names, and the files in which a Pi describes its hardware."""
+def _settle(tree: Path, board: Board) -> None:
+    """Accounts, names, and the files in which a board describes its hardware."""
+    emulation = emulation_of(board)
     etc = tree / "etc"
-    environment = ["QEMU_CPU=cortex-a72"]
+    environment = [f"QEMU_CPU={emulation.cpu}"]
     if not same_python():
         environment.append("PYTHONPYCACHEPREFIX=/var/cache/python")
     texts = {
         "passwd": _PASSWD,
         "group": _GROUP,
         "shadow": _SHADOW,
-        "hostname": "virtual-pi4\n",
-        "hosts": "127.0.0.1 localhost virtual-pi4\n",
-        "virtual/cpuinfo": _CPUINFO,
+        "hostname": f"{board.name}\n",
+        "hosts": f"127.0.0.1 localhost {board.name}\n",
+        "virtual/cpuinfo": cpuinfo(board),
         "ssh/sshd_config": f"{_CONFIGURATION.read_text()}SetEnv {' '.join(environment)}\n",
     }
     for name, text in texts.items():
@@ -220,18 +238,45 @@ def _settle(tree: Path) -> None:
     if os.geteuid() == 0:
         os.chown(home, UID, UID)
     # Programs that are run out of the tree without starting the board look here.
-    (tree / "proc/cpuinfo").write_text(_CPUINFO)
-    _describe_hardware(tree / "sys")
+    (tree / "proc/cpuinfo").write_text(cpuinfo(board))
+    _describe_hardware(tree / "sys", board)
 
 
-def _describe_hardware(sys_folder: Path) -> None:
+def emulation_of(board: Board) -> Emulation:
+    """How a virtual board is emulated."""
+    assert board.emulation is not None, f"{board.name} is no virtual board"
+    return board.emulation
+
+
+def cpuinfo(board: Board) -> str:
+    """/proc/cpuinfo as Linux prints it on such a board."""
+    emulation = emulation_of(board)
+    variant, _, revision = emulation.revision.removeprefix("r").partition("p")
+    cores = [cluster.core for cluster in board.clusters for _ in range(cluster.cores)]
+    return "".join(
+        _CPU.format(
+            index=index,
+            flags=" ".join(emulation.flags),
+            variant=int(variant),
+            part=part_of(core) or "0x000",
+            revision=revision,
+        )
+        for index, core in enumerate(cores)
+    )
+
+
+def _describe_hardware(sys_folder: Path, board: Board) -> None:
     cpu = sys_folder / "devices/system/cpu"
-    files = {cpu / name: f"0-{CORES - 1}\n" for name in ("possible", "present", "online")}
-    for core in range(CORES):
-        for index, values in enumerate(_CACHES):
-            for name, value in zip(("level", "type", "size"), values, strict=True):
-                files[cpu / f"cpu{core}/cache/index{index}/{name}"] = f"{value}\n"
-    files[sys_folder / "firmware/devicetree/base/model"] = MODEL
+    clusters = [cluster for cluster in board.clusters for _ in range(cluster.cores)]
+    last = len(clusters) - 1
+    files = {cpu / name: f"0-{last}\n" for name in ("possible", "present", "online")}
+    for index, cluster in enumerate(clusters):
+        caches = (("1", "Data", cluster.l1d_kib), ("2", "Unified", cluster.l2_kib))
+        for place, (level, kind, size) in enumerate(caches):
+            cache = cpu / f"cpu{index}/cache/index{place}"
+            files |= {cache / "level": f"{level}\n", cache / "type": f"{kind}\n"}
+            files[cache / "size"] = f"{size}K\n"
+    files[sys_folder / "firmware/devicetree/base/model"] = emulation_of(board).model
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

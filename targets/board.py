@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from edgecompress.errors import BoardError, unknown_name
 from edgecompress.files import config_dir
 
-from .description import Arch, Board, Cluster, Telemetry
+from .description import Arch, Board, Cluster, Emulation, Telemetry
 from .host import host_board
 from .schema import Strict, read_toml
 
@@ -42,6 +42,13 @@ class _Telemetry(Strict):
     throttled: list[_Text] = Field(default=[], max_length=8)
 
 
+class _Emulation(Strict):
+    cpu: _Word
+    model: _Text
+    revision: Annotated[str, Field(pattern=r"^r[0-9]{1,2}p[0-9]{1,2}$")]
+    flags: Annotated[list[_Word], Field(min_length=1, max_length=100)]
+
+
 class _BoardFile(Strict):
     title: _Text
     soc: _Text
@@ -58,11 +65,18 @@ class _BoardFile(Strict):
     telemetry: _Telemetry = _Telemetry()
     supported: bool = True
     reason: str = ""
+    emulation: _Emulation | None = None
 
     @model_validator(mode="after")
     def _reasoned(self) -> _BoardFile:
         if self.supported == bool(self.reason):
             raise ValueError("'reason' says why 'supported' is false, and stands only then")
+        return self
+
+    @model_validator(mode="after")
+    def _emulated(self) -> _BoardFile:
+        if (self.kind == "virtual") != (self.emulation is not None):
+            raise ValueError("a table 'emulation' stands where 'kind' is virtual, and only there")
         return self
 
 
@@ -74,6 +88,12 @@ class _HostFile(Strict):
 def board_names() -> list[str]:
     """The names of all boards that are described, sorted, the user's own included."""
     return sorted(_files())
+
+
+def virtual_names() -> list[str]:
+    """The names of the boards that run here under emulation, sorted."""
+    others = (name for name in board_names() if name != "host")
+    return [name for name in others if load_board(name).kind == "virtual"]
 
 
 def load_board(name: str) -> Board:
@@ -113,6 +133,7 @@ def _load(name: str, path: Path) -> Board:
     if name == "host":
         return host_board(read_toml(path, _HostFile, "board file").title)
     described = read_toml(path, _BoardFile, "board file")
+    emulation = described.emulation
     return Board(
         name=name,
         title=described.title,
@@ -130,4 +151,6 @@ def _load(name: str, path: Path) -> Board:
         telemetry=Telemetry(described.telemetry.temperature, tuple(described.telemetry.throttled)),
         supported=described.supported,
         reason=described.reason,
+        emulation=emulation
+        and Emulation(emulation.cpu, emulation.model, emulation.revision, tuple(emulation.flags)),
     )

@@ -53,6 +53,23 @@ class Telemetry:
 
 
 @dataclass(frozen=True)
+class Emulation:
+    """What a virtual board's CPU is, and how it describes itself.
+
+    Attributes:
+        cpu: QEMU's name of it ("cortex-a72").
+        model: the board's own name in its device tree.
+        revision: of the core, as Arm writes it ("r0p3").
+        flags: `Features` of /proc/cpuinfo.
+    """
+
+    cpu: str
+    model: str
+    revision: str
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Board:
     """One sort of board.
 
@@ -72,6 +89,7 @@ class Board:
         memory_mib: of the smallest model sold, MiB.
         supported: whether bundles can be made for it.
         reason: why not, where not.
+        emulation: of a virtual board; None of others.
     """
 
     name: str
@@ -90,6 +108,7 @@ class Board:
     telemetry: Telemetry = Telemetry()
     supported: bool = True
     reason: str = ""
+    emulation: Emulation | None = None
 
     @property
     def cores(self) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgecompress.errors import BoardError
 
+from .cores import ARM_PARTS
 from .description import Arch, Board, Cluster, Telemetry
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
@@ -25,23 +26,17 @@ X86_LEVELS = (
     ("x86-64-v2", ("sse4_2", "ssse3", "popcnt", "cx16")),
 )
 
-# Arm's part numbers (MIDR_EL1 bits 15..4, implementer 0x41) and LLVM's names for them.
-ARM_PARTS = {
-    "0xd03": "cortex-a53",
-    "0xd05": "cortex-a55",
-    "0xd07": "cortex-a57",
-    "0xd08": "cortex-a72",
-    "0xd09": "cortex-a73",
-    "0xd0a": "cortex-a75",
-    "0xd0b": "cortex-a76",
-    "0xd0c": "neoverse-n1",
-    "0xd40": "neoverse-v1",
-    "0xd41": "cortex-a78",
-    "0xd49": "neoverse-n2",
-    "0xd4f": "neoverse-v2",
-}
 # Cores that start one 128-bit fused multiply-add a cycle; the newer ones start two.
-ARM_SINGLE_ISSUE = ("cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a73", "generic")
+ARM_SINGLE_ISSUE = (
+    "cortex-a35",
+    "cortex-a53",
+    "cortex-a55",
+    "cortex-a57",
+    "cortex-a72",
+    "cortex-a73",
+    "cortex-a510",
+    "generic",
+)
 
 
 def host_board(title: str) -> Board:

@@ -17,7 +17,7 @@ from pydantic import Field
 from edgecompress.errors import BoardError, UsageError, unknown_name
 from edgecompress.files import config_dir, write_text
 
-from .board import board_names, load_board
+from .board import board_names, load_board, virtual_names
 from .schema import Strict, parse_toml, read_toml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$"
@@ -99,7 +99,7 @@ def find(name: str) -> BoardEntry:
     """
     known = {entry.name: entry for entry in entries()}
     if name not in known:
-        names = sorted({*known, "host", "virtual-pi4"})
+        names = sorted({*known, "host", *virtual_names()})
         raise unknown_name("board", name, names, BoardError, "edgecompress boards list")
     return known[name]
 

@@ -4,6 +4,6 @@ Never time: under emulation time says nothing about a board (docs/kernels.md).
 """
 
 from .count import Counts, counted, instructions, why_not
-from .cycles import CORES, Cost, cost
+from .cycles import CORES, Cost, cost, shown_cores
 
-__all__ = ["CORES", "Cost", "Counts", "cost", "counted", "instructions", "why_not"]
+__all__ = ["CORES", "Cost", "Counts", "cost", "counted", "instructions", "shown_cores", "why_not"]

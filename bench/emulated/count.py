@@ -18,6 +18,7 @@ from ...rpc.virtual import disk
 QEMU = "qemu-aarch64"
 APT_PACKAGES = ("qemu-user", "gcc", "libc6-dev", "llvm-19")
 PLUGIN = Path(__file__).with_name("blocks.c")
+DISK_OF = "virtual-pi4"
 MARK = 0x7EC0
 """Number of the system call that marks a section; `libc.syscall(MARK, label)`."""
 
@@ -37,16 +38,23 @@ def why_not() -> str:
 
 
 def counted(
-    argv: Sequence[str], env: Mapping[str, str], *, timeout: float, cpu: str = "cortex-a72"
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    timeout: float,
+    cpu: str = "max",
+    board: str = DISK_OF,
 ) -> tuple[dict[int, Counts], str]:
-    """Run an arm64 program out of the virtual board's disk and count what it executes.
+    """Run an arm64 program out of a virtual board's disk and count what it executes.
 
     Args:
         argv: the program below the disk's root ("usr/bin/python3"), and its arguments; these name
             files of this machine.
         env: its environment, and nothing else.
         timeout: seconds; then it is killed.
-        cpu: which of QEMU's CPUs it sees.
+        cpu: which of QEMU's CPUs it sees; by default one with all that any of our boards' cores
+            has. Programs that choose their code by what the CPU can do need the board's own.
+        board: the virtual board whose disk it is.
 
     Returns:
         The counts of each label that was marked, and what it printed.
@@ -60,7 +68,7 @@ def counted(
             f"instructions cannot be counted: {reason}",
             f"sudo apt-get install --no-install-recommends {' '.join(APT_PACKAGES)}",
         )
-    tree = disk()
+    tree = disk(board)
     with tempfile.TemporaryDirectory(prefix="edgecompress-count-") as folder:
         sections = Path(folder) / "sections.txt"
         command = [QEMU, "-L", str(tree), "-plugin", f"{_plugin()},out={sections}"]

@@ -29,7 +29,7 @@ MODELS = {
     "cortex-a76": "neoverse-n1",
 }
 CORES = ("cortex-a55", "cortex-a72", "cortex-a76")
-"""The cores that comparisons show."""
+"""The cores that comparisons show, besides the board's own."""
 
 # Blocks that together execute this share of all instructions are analysed; the rest counts alike.
 COVERED = 0.999
@@ -50,6 +50,11 @@ class Cost:
 
     instructions: int
     cycles: float
+
+
+def shown_cores(own: str) -> tuple[str, ...]:
+    """The cores that are shown for a board: its own, if there is a model of it, then the others."""
+    return tuple(dict.fromkeys(core for core in (own, *CORES) if core in MODELS))
 
 
 def cost(counts: Counts, core: str) -> Cost:

@@ -18,8 +18,6 @@ from .cycles import MODELS, cost
 PROGRAM = Path(__file__).with_name("kernel_program.py")
 PYTHON = "usr/bin/python3"
 _DEADLINE_S = 300.0
-# QEMU's CPU with all that any of our boards' cores has.
-_CPU = "max"
 
 
 def cycle_estimate(board: Board) -> Callable[[Path, Sequence[Argument]], Outcome]:
@@ -43,7 +41,7 @@ def cycle_estimate(board: Board) -> Callable[[Path, Sequence[Argument]], Outcome
         argv = [PYTHON, str(PROGRAM), str(runtime), str(library), json.dumps(list(arguments))]
         env = {"TVM_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         try:
-            sections, _ = counted(argv, env, timeout=_DEADLINE_S, cpu=_CPU)
+            sections, _ = counted(argv, env, timeout=_DEADLINE_S)
         except BoardError as error:
             return Outcome((), f"run: {error.message}")
         return Outcome((cost(sections[1], core).cycles / (board.fast.mhz * 1e6),))

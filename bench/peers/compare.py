@@ -51,7 +51,7 @@ class Row:
         ms: median of the rounds' medians; None under emulation.
         ratio: that against ONNX Runtime's of the same rounds: median, lowest and highest quartile.
         instructions: executed by one run; None where time was measured.
-        cycles: estimated for each core of `emulated.CORES`.
+        cycles: estimated, by core: the board's own first.
         difference: of its output from ONNX Runtime's, as a share of the largest output.
         reason: why there are no numbers; empty where there are.
     """
@@ -108,7 +108,7 @@ def compare(
         absent = _convert(folder)
         rows: list[Row] = []
         if board.kind == "virtual":
-            rows = _count_all(folder, absent)
+            rows = _count_all(folder, absent, board)
         else:
             for count in threads:
                 rows += _time_all(folder, absent, count, rounds)
@@ -269,14 +269,15 @@ def _timed_row(name: str, threads: int, medians: dict[str, list[float]], reason:
 # Instructions and cycles, under emulation
 
 
-def _count_all(folder: Path, absent: dict[str, str]) -> list[Row]:
+def _count_all(folder: Path, absent: dict[str, str], board: Board) -> list[Row]:
     rows, outputs = [], {}
     for name in events.track(_names(), "counting instructions"):
         row = Row(name, _title(name), 1, reason=absent.get(name, ""))
         if not row.reason:
             try:
-                counts, output = _counted(name, folder)
-                costs = {core: emulated.cost(counts, core) for core in emulated.CORES}
+                counts, output = _counted(name, folder, board)
+                cores = emulated.shown_cores(board.fast.core)
+                costs = {core: emulated.cost(counts, core) for core in cores}
                 row = replace(
                     row,
                     instructions=emulated.instructions(counts),
@@ -289,8 +290,8 @@ def _count_all(folder: Path, absent: dict[str, str]) -> list[Row]:
     return _differences(rows, outputs)
 
 
-def _counted(name: str, folder: Path) -> tuple[emulated.Counts, np.ndarray]:
-    sections, said = run_counted(name, folder, "count")
+def _counted(name: str, folder: Path, board: Board) -> tuple[emulated.Counts, np.ndarray]:
+    sections, said = run_counted(name, folder, "count", board)
     return sections[1], np.array(printed_list(said))
 
 
@@ -299,13 +300,17 @@ def printed_list(said: str) -> list[Any]:
     return json.loads(next((line for line in said.splitlines() if line.startswith("[")), "[]"))
 
 
-def run_counted(name: str, folder: Path, mode: str) -> tuple[dict[int, emulated.Counts], str]:
-    """Run `program.py` with one engine and one thread in the virtual board's Python, counted."""
+def run_counted(
+    name: str, folder: Path, mode: str, board: Board
+) -> tuple[dict[int, emulated.Counts], str]:
+    """Run `program.py` with one engine and one thread in a virtual board's Python, counted."""
+    assert board.emulation is not None, f"{board.name} is no virtual board"
     peer = next((one for one in PEERS if one.name == name), None)
     env = {"PYTHONPATH": str(_unpacked(peer))} if peer else {}
     env |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     argv = [PYTHON, str(PROGRAM), name, str(folder), "1", mode]
-    return emulated.counted(argv, env, timeout=_COUNT_S)
+    cpu = board.emulation.cpu
+    return emulated.counted(argv, env, timeout=_COUNT_S, cpu=cpu, board=board.name)
 
 
 def _unpacked(peer: Engine) -> Path:

@@ -357,7 +357,7 @@ def test_a_bundle_for_this_machine_on_a_raspberry_pi(virtual_board: SshSession, 
 def test_a_board_with_a_full_disk(
     virtual_board: SshSession, tiny: Any, photos: PhotoSet, tmp_path: Path
 ) -> None:
-    if virtual.status().mode != "namespaces":
+    if virtual.status("virtual-pi4").mode != "namespaces":
         pytest.skip("the board's small disk needs root here")
     entry = dataclasses.replace(virtual_board.entry, workdir="/run/small-disk/bench")
     with SshSession(entry) as session:

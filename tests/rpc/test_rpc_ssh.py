@@ -206,7 +206,7 @@ def test_a_full_disk_says_what_is_free_and_needed(
     virtual_board: SshSession, tmp_path: Path, size: int
 ) -> None:
     """Six megabytes are refused before they are sent, 0.9 when the disk has run full."""
-    if virtual.status().mode != "namespaces":
+    if virtual.status("virtual-pi4").mode != "namespaces":
         pytest.skip("the board's small disk needs root here")
     entry = dataclasses.replace(virtual_board.entry, workdir="/run/small-disk/work")
     local = tmp_path / "big"

@@ -7,24 +7,28 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgecompress.errors import BoardError
+from edgecompress.errors import BoardError, UsageError
 from edgecompress.files import write_json
 from edgecompress.rpc import Session, apt, binfmt, connect, virtual
 from edgecompress.rpc.traceable import program
+from edgecompress.rpc.virtual_tree import cpuinfo, userland
+from edgecompress.targets import load_board, virtual_names
+
+PI4, PI5 = "virtual-pi4", "virtual-pi5"
 
 
 @pytest.mark.board
 def test_starting_twice_is_starting_once(virtual_board: Session) -> None:
-    before = virtual.status()
-    entry = virtual.start()
+    before = virtual.status(PI4)
+    entry = virtual.start(PI4)
     assert before.running
-    assert virtual.status() == before
+    assert virtual.status(PI4) == before
     assert (entry.port, entry.host) == (before.port, "127.0.0.1")
 
 
 @pytest.mark.board
 def test_the_server_listens_on_loopback(virtual_board: Session) -> None:
-    port = virtual.status().port
+    port = virtual.status(PI4).port
     addresses = {
         connection.laddr.ip
         for connection in psutil.net_connections("tcp")
@@ -35,7 +39,7 @@ def test_the_server_listens_on_loopback(virtual_board: Session) -> None:
 
 @pytest.mark.board
 def test_keys_are_the_users_alone(virtual_board: Session) -> None:
-    keys = virtual.status().folder / "keys"
+    keys = virtual.status(PI4).folder / "keys"
     assert keys.stat().st_mode & 0o77 == 0
     assert all(keys.joinpath(name).stat().st_mode & 0o77 == 0 for name in ("client", "host"))
 
@@ -46,7 +50,7 @@ def test_a_board_without_tools_names_them(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(
         BoardError, match="not installed: mmdebstrap, qemu-aarch64-static"
     ) as refused:
-        virtual.start()
+        virtual.start(PI4)
     assert "sudo apt install mmdebstrap qemu-user-static" in refused.value.hint
     assert "board 'host'" in refused.value.hint
 
@@ -56,12 +60,12 @@ def test_a_stale_state_is_no_running_board(tmp_path: Path, monkeypatch: pytest.M
     state = tmp_path / "virtual-pi4/state.json"
     # A living process of another age: the number was given again. It must survive.
     write_json(state, {"pid": os.getpid(), "created": 1.0, "port": 22, "mode": "namespaces"})
-    assert not virtual.status().running
-    assert virtual.stop() is False
+    assert not virtual.status(PI4).running
+    assert virtual.stop(PI4) is False
     for damaged in ("", "[]", "{}", '{"pid": "x", "created": 0, "port": 0, "mode": ""}'):
         state.write_text(damaged)
-        assert not virtual.status().running
-        assert virtual.stop() is False
+        assert not virtual.status(PI4).running
+        assert virtual.stop(PI4) is False
 
 
 @pytest.mark.board
@@ -72,20 +76,19 @@ def test_without_root_it_runs_under_proot(
     """Same disk, own folder; the way through namespaces is closed."""
     if shutil.which("proot") is None:
         pytest.skip("proot is not installed")
-    packed = next(virtual.status().folder.glob("tree-*.tar.gz"))
+    packed = userland()
     monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
-    (tmp_path / "virtual-pi4").mkdir()
-    shutil.copy(packed, tmp_path / "virtual-pi4" / packed.name)
+    shutil.copy(packed, userland())
     monkeypatch.setattr(virtual, "_against_namespaces", lambda: "closed by the test")
     try:
-        with connect("virtual-pi4") as session:
-            assert virtual.status().mode == "proot"
+        with connect(PI4) as session:
+            assert virtual.status(PI4).mode == "proot"
             session.write("a/b", b"x")
             assert session.run(["ls", "a"], timeout=60).stdout == "b\n"
             assert session.run(["uname", "-m"], timeout=60).stdout == "aarch64\n"
     finally:
-        assert virtual.stop() is True
-    assert not virtual.status().running
+        assert virtual.stop(PI4) is True
+    assert not virtual.status(PI4).running
 
 
 @pytest.mark.board
@@ -93,19 +96,18 @@ def test_without_root_it_runs_under_proot(
 def test_killed_from_outside_it_starts_again(
     virtual_board: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed = next(virtual.status().folder.glob("tree-*.tar.gz"))
+    packed = userland()
     monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
-    (tmp_path / "virtual-pi4").mkdir()
-    shutil.copy(packed, tmp_path / "virtual-pi4" / packed.name)
+    shutil.copy(packed, userland())
     try:
-        first = virtual.start()
-        psutil.Process(virtual.status().pid).kill()
-        second = virtual.start()
+        first = virtual.start(PI4)
+        psutil.Process(virtual.status(PI4).pid).kill()
+        second = virtual.start(PI4)
         assert second.host_key == first.host_key
-        with connect("virtual-pi4") as session:
+        with connect(PI4) as session:
             assert session.run(["hostname"], timeout=60).stdout == "virtual-pi4\n"
     finally:
-        virtual.stop()
+        virtual.stop(PI4)
 
 
 def test_sources_of_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,3 +148,50 @@ def test_the_filter_jumps_inside_itself(machine: str) -> None:
         if entry[0] == 0x15:
             assert max(entry[2], entry[3]) + index + 1 < len(entries)
     assert entries[-1][0] == 0x06
+
+
+def test_each_board_shows_its_own_core() -> None:
+    assert virtual_names() == [PI4, PI5]
+    shown = {name: cpuinfo(load_board(name)) for name in virtual_names()}
+    assert all(text.count("processor\t:") == 4 for text in shown.values())
+    assert "CPU part\t: 0xd08" in shown[PI4] and "asimddp" not in shown[PI4]
+    assert "CPU part\t: 0xd0b" in shown[PI5] and " fphp asimdhp " in shown[PI5]
+    assert "CPU variant\t: 0x4\n" in shown[PI5] and "CPU revision\t: 1\n" in shown[PI5]
+    for name, text in shown.items():
+        flags = next(line for line in text.splitlines() if line.startswith("Features")).split()
+        assert set(load_board(name).features) <= set(flags)
+
+
+def test_only_virtual_boards_can_be_started() -> None:
+    with pytest.raises(UsageError, match="'rpi5' is not a virtual board") as refused:
+        virtual.start("rpi5")
+    assert PI5 in refused.value.hint
+
+
+# What a program finds out about its CPU: the kernel's word (AT_HWCAP), and what stands in cpuinfo.
+_ASK = """
+import ctypes
+bits = ctypes.CDLL(None).getauxval(16)
+print(bits >> 20 & 1, bits >> 10 & 1, "asimddp" in open("/proc/cpuinfo").read())
+"""
+
+
+@pytest.mark.board
+def test_both_boards_side_by_side(virtual_board: Session) -> None:
+    before = virtual.status(PI4)
+    ran = virtual.status(PI5).running
+    with connect(PI5) as session:
+        after = virtual.status(PI5)
+        assert virtual.status(PI4) == before and after.running
+        assert after.port != before.port and after.folder != before.folder
+        keys = {(state.folder / "keys/host.pub").read_text() for state in (before, after)}
+        assert len(keys) == 2
+        assert session.run(["hostname"], timeout=60).stdout == "virtual-pi5\n"
+        assert virtual_board.run(["hostname"], timeout=60).stdout == "virtual-pi4\n"
+        ask = ["python3", "-c", _ASK]
+        assert session.run(ask, timeout=60).stdout.split() == ["1", "1", "True"]
+        assert virtual_board.run(ask, timeout=60).stdout.split() == ["0", "0", "False"]
+    if not ran:
+        virtual.stop(PI5)
+    assert virtual.status(PI4) == before
+    assert virtual_board.run(["true"], timeout=60).returncode == 0

@@ -35,7 +35,15 @@ def test_every_board_compiles_a_kernel(name: str) -> None:
 
 def test_the_fifteen_minute_tour_of_boards() -> None:
     names = set(board_names())
-    assert {"host", "virtual-pi4", "rpi3b-plus", "rpi-zero2w", "rpi4b", "rpi5"} <= names
+    assert {
+        "host",
+        "virtual-pi4",
+        "virtual-pi5",
+        "rpi3b-plus",
+        "rpi-zero2w",
+        "rpi4b",
+        "rpi5",
+    } <= names
     assert {"rk3399", "rk3588", "imx8m-mini", "jetson-nano"} <= names
 
 
@@ -100,6 +108,7 @@ def test_host_describes_this_machine() -> None:
         ("vector_bits = 128", "vector_bits = 100", "clusters.0.vector_bits"),
         ('triple = "aarch64-linux-gnu"\n', "", "triple"),
         ('kind = "ssh"', 'kind = "ssh"\nsupported = false', "reason"),
+        ('kind = "ssh"', 'kind = "virtual"', "emulation"),
         ("/sys/class/thermal/thermal_zone0/temp", "/etc/shadow", "telemetry.temperature"),
     ],
 )
@@ -128,3 +137,11 @@ def test_a_board_of_ones_own(own_boards: Path) -> None:
     shutil.copy(BOARDS / "rpi4b.toml", own_boards / "my-soc.toml")
     assert "my-soc" in board_names()
     assert load_board("my-soc").mcpu == "cortex-a72"
+
+
+def test_a_virtual_board_is_its_model() -> None:
+    for virtual, real in (("virtual-pi4", "rpi4b"), ("virtual-pi5", "rpi5")):
+        here, there = load_board(virtual), load_board(real)
+        assert here.emulation is not None and here.emulation.cpu == here.fast.core
+        assert here.tvm_target() == there.tvm_target()
+        assert (here.clusters, here.features) == (there.clusters, there.features)

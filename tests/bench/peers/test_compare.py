@@ -15,7 +15,7 @@ from edgecompress.bench.peers import compare
 from edgecompress.bench.peers.engines import PEERS
 from edgecompress.bench.peers.models import MODELS, find_model
 from edgecompress.errors import InputError, UsageError
-from edgecompress.targets import load_board
+from edgecompress.targets import load_board, virtual_names
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,13 @@ def test_each_engine_has_a_row(onnx: Path) -> None:
 
 
 @pytest.mark.board
-def test_counting_finds_the_same_output(onnx: Path, virtual_board: object) -> None:
+@pytest.mark.parametrize("board", virtual_names())
+def test_counting_finds_the_same_output(onnx: Path, board: str, virtual_board: object) -> None:
     from edgecompress.bench.emulated import why_not
 
     if why_not():
         pytest.skip(f"{why_not()}: make counting")
-    found = compare(onnx, load_board("virtual-pi4"), [1])
+    found = compare(onnx, load_board(board), [1])
     ours = next(row for row in found.rows if row.engine == "edgecompress")
     assert ours.reason == ""
     assert ours.difference is not None and ours.difference < 1e-4
@@ -65,6 +66,7 @@ def test_counting_finds_the_same_output(onnx: Path, virtual_board: object) -> No
     assert ours.instructions is not None
     assert 0.25 < ours.instructions / found.macs < 1.0
     assert ours.ms is None and ours.cycles["cortex-a55"] > ours.cycles["cortex-a76"] > 0
+    assert next(iter(ours.cycles)) == load_board(board).fast.core
 
 
 def test_layers_of_a_network_are_timed_in_order(onnx: Path) -> None:

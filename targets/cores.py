@@ -1,0 +1,29 @@
+"""Arm's cores: the numbers by which /proc/cpuinfo knows them."""
+
+from __future__ import annotations
+
+# Part numbers (MIDR_EL1 bits 15..4, implementer 0x41) and LLVM's names for them.
+ARM_PARTS = {
+    "0xd03": "cortex-a53",
+    "0xd04": "cortex-a35",
+    "0xd05": "cortex-a55",
+    "0xd07": "cortex-a57",
+    "0xd08": "cortex-a72",
+    "0xd09": "cortex-a73",
+    "0xd0a": "cortex-a75",
+    "0xd0b": "cortex-a76",
+    "0xd0c": "neoverse-n1",
+    "0xd0d": "cortex-a77",
+    "0xd40": "neoverse-v1",
+    "0xd41": "cortex-a78",
+    "0xd46": "cortex-a510",
+    "0xd47": "cortex-a710",
+    "0xd49": "neoverse-n2",
+    "0xd4f": "neoverse-v2",
+}
+_PARTS = {core: part for part, core in ARM_PARTS.items()}
+
+
+def part_of(core: str) -> str:
+    """The part number of a core ("0xd08"), or "" where it is none of Arm's that are known."""
+    return _PARTS.get(core, "")
