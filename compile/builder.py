@@ -103,8 +103,10 @@ def build_library(pickled_mod: bytes, board: Board, library: Path) -> str:
     """
     import tvm
 
+    from .integer import register
     from .link import linker
 
+    register()
     target = tvm.target.Target(board.tvm_target())
     try:
         mod = pickle.loads(pickled_mod)

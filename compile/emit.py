@@ -40,7 +40,7 @@ def emit(graph: Graph, machine: Machine, preprocess: Preprocess) -> IRModule:
                 )
                 arguments = [places[name] for name in kernel.activations]
                 arguments += [relax.const(array) for array in kernel.constants]
-                info = relax.TensorType(kernel.shape, "float32")
+                info = relax.TensorType(kernel.shape, kernel.dtype)
                 call = relax.call_tir(func, arguments, info)
                 result = builder.emit_output(call) if final else builder.emit(call)
                 places[layer.output.name] = result
@@ -61,6 +61,8 @@ def kernel_name(kernel: Kernel) -> str:
     """Operator, window and sizes in one word: what profiles show."""
     attributes = kernel.func.attrs
     parts = [str(attributes["edgecompress.op"])]
+    if "edgecompress.type" in attributes:
+        parts.append(str(attributes["edgecompress.type"]))
     if "edgecompress.window" in attributes:
         parts.append(str(attributes["edgecompress.window"]))
     # Ends in a letter: kernels that differ and would be called alike get a number behind it.

@@ -15,7 +15,7 @@ import numpy as np
 from edgecompress.errors import CompileError, InputError
 
 from .graph import Graph, Layer, Value
-from .operators import HANDLERS, Node, Reading, unsupported
+from .operators import HANDLERS, Node, Reading, dequantize_constant, unsupported
 
 _EXPORT_AGAIN = "export the network again: edgecompress export"
 
@@ -85,7 +85,10 @@ def _array(tensor: Any) -> np.ndarray:
 def _read_node(node: Node, proto: Any, reading: Reading, model: Any) -> None:
     read = [name for name in proto.input if name]
     if all(name in reading.constants for name in read):
-        _fold(node, proto, reading, model)
+        if node.op == "DequantizeLinear":
+            dequantize_constant(node, reading)
+        else:
+            _fold(node, proto, reading, model)
         return
     handler = HANDLERS.get(node.op) if node.domain in ("", "ai.onnx") else None
     if handler is None:

@@ -15,7 +15,17 @@ import numpy as np
 Op = Literal[
     "conv2d", "depthwise", "max_pool", "avg_pool", "global_pool", "elementwise", "select", "softmax"
 ]
-Operand = str | float | tuple[float, float] | np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How real numbers became whole ones of -128 to 127: `round(real / scale) + zero`."""
+
+    scale: float
+    zero: int
+
+
+Operand = str | float | tuple[float, float] | np.ndarray | Quantization | None
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,8 @@ class Value:
 
     Attributes:
         rank: 4 where ONNX sees `[1, c, h, w]`, 2 where it sees `[1, c * h * w]`.
+        quantization: where memory holds whole numbers of 8 bits; None where it holds real ones.
+        tight: memory has few channels beside its own: of the quantised image, which has three.
     """
 
     name: str
@@ -31,6 +43,8 @@ class Value:
     height: int
     width: int
     rank: int = 4
+    quantization: Quantization | None = None
+    tight: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,9 +86,10 @@ class Step:
 
     Attributes:
         kind: "relu", "clip", "sigmoid", "tanh", "hard_sigmoid", "add", "mul", "sub", "rsub"
-            (operand minus value).
+            (operand minus value), "quantize" (the last one, if at all).
         operand: a number, two (clip's bounds; hard_sigmoid's alpha and beta), one number a
-            channel, or the name of an activation (of the same size, or 1x1 of as many channels).
+            channel, the name of an activation (of the same size, or 1x1 of as many channels), or
+            a quantisation.
     """
 
     kind: str
@@ -97,6 +112,8 @@ class Layer:
     Attributes:
         inputs: names of the activations that the operator itself reads.
         weight: `[outputs, inputs, kh, kw]` as in ONNX.
+        weight_scale: `[outputs]`, where the weights are whole numbers of -127 to 127 that stand for
+            so many times as much; else None.
         bias: `[outputs]`, or None.
         epilogue: applied in order to the operator's result.
         parts: of "select": the channel ranges that are put side by side.
@@ -110,6 +127,7 @@ class Layer:
     sources: tuple[str, ...]
     window: Window | None = None
     weight: np.ndarray | None = None
+    weight_scale: np.ndarray | None = None
     bias: np.ndarray | None = None
     epilogue: tuple[Step, ...] = ()
     parts: tuple[Part, ...] = ()

@@ -5,6 +5,9 @@ under a window), `main` (the operator's sum or maximum), `epilogue` (bias and al
 `out` (the result as it lies in memory, where that differs).
 
 Weights of convolutions are packed `[outputs / pack, kh, kw, inputs, pack]` here, at compile time.
+
+Quantised activations are read as words (`integer.py`) by convolutions whose weights are quantised
+too, and as real numbers by all else.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import numpy as np
 
 from ..runner.spec import Preprocess
 from . import winograd
-from .graph import Layer, Step, Value, Window
+from .epilogue import Affine, Epilogue
+from .graph import Layer, Value, Window
+from .integer import VIEWS, as_stored
 from .machine import Machine
 from .stage import Expression, Index, compute
 
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
 ATTRIBUTE = "edgecompress."
+TIGHT = 4
+"""Channels of a tight activation are a multiple of this: whole words, whatever holds them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +43,14 @@ class Kernel:
         activations: names of the activations that it reads, in the order of the parameters.
         constants: the arrays that follow them.
         shape: of the result.
+        dtype: of the result.
     """
 
     func: PrimFunc
     activations: tuple[str, ...]
     constants: tuple[np.ndarray, ...]
     shape: tuple[int, ...]
+    dtype: str
 
 
 class Builder:
@@ -60,72 +69,103 @@ class Builder:
         self.machine = machine
         self.source, self.preprocess = source
         self.final = final
-        self.activations: dict[str, Any] = {}
+        self.activations: dict[tuple[str, bool], Any] = {}
         self.placeholders: list[Any] = []
         self.constants: list[np.ndarray] = []
 
     def physical(self, value: Value) -> int:
         """Channels of an activation in memory; of the image they are its three."""
-        return (
-            value.channels if value.name == self.source else self.machine.channels(value.channels)
-        )
+        if value.name == self.source:
+            return value.channels
+        if value.tight:
+            return -(-value.channels // TIGHT) * TIGHT
+        return self.machine.channels(value.channels)
 
-    def activation(self, name: str) -> Any:
-        """The placeholder of an activation."""
+    def stored_zero(self, value: Value) -> int:
+        """What memory holds for the real number 0 in a quantised activation."""
+        assert value.quantization is not None
+        return value.quantization.zero + self.machine.integer.offset
+
+    def activation(self, name: str, words: bool = False) -> Any:
+        """The placeholder of an activation.
+
+        Args:
+            words: as 32-bit numbers, each of which holds several neighbouring channels.
+        """
         from tvm import te
 
-        if name not in self.activations:
-            value = self.values[name]
-            shape = (1, value.height, value.width, self.physical(value))
-            dtype = "uint8" if name == self.source else "float32"
-            self.activations[name] = te.placeholder(shape, dtype, f"x{len(self.activations)}")
-        return self.activations[name]
+        if (name, words) not in self.activations:
+            value, integer = self.values[name], self.machine.integer
+            channels, dtype = self.physical(value), self.machine.dtype
+            if name == self.source:
+                dtype = "uint8"
+            elif value.quantization is not None:
+                dtype = "int32" if words else integer.dtype
+                channels = channels // integer.word if words else channels
+            shape = (1, value.height, value.width, channels)
+            placeholder = te.placeholder(shape, dtype, f"x{len(self.activations)}")
+            self.activations[name, words] = placeholder
+        return self.activations[name, words]
 
-    def constant(self, array: np.ndarray, name: str) -> Any:
-        """The placeholder of a constant."""
+    def constant(self, array: np.ndarray, name: str, dtype: str = "") -> Any:
+        """The placeholder of a constant, of the machine's own type unless told otherwise."""
         from tvm import te
 
-        self.constants.append(np.ascontiguousarray(array, "float32"))
-        placeholder = te.placeholder(array.shape, "float32", f"{name}{len(self.constants)}")
+        array = np.ascontiguousarray(array, dtype or self.machine.dtype)
+        self.constants.append(array)
+        label = f"{name}{len(self.constants)}"
+        placeholder = te.placeholder(array.shape, str(array.dtype), label)
         self.placeholders.append(placeholder)
         return placeholder
 
+    def stored(self, name: str, words: bool = False) -> Index:
+        """An activation as memory holds it, as a function of its indices."""
+        x = self.activation(name, words)
+        return lambda h, w, c: x[0, h, w, c]
+
     def normalised(self, name: str, channels: int) -> Index:
-        """An activation as a function of its indices; the image in the network's own scale.
+        """An activation's real numbers as a function of its indices; the image in the network's
+        own scale.
 
         Args:
             channels: that are read; of those beyond the ones in memory zeros.
         """
-        x, physical = self.activation(name), self.physical(self.values[name])
-        if name != self.source:
-            return _inside(lambda h, w, c: x[0, h, w, c], physical, channels)
-        mean = self.constant(np.array(self.preprocess.mean), "mean")
-        scale = self.constant(1 / np.array(self.preprocess.std), "scale")
-        return _inside(
-            lambda h, w, c: (x[0, h, w, c].astype("float32") - mean[c]) * scale[c],
-            physical,
-            channels,
-        )
+        value, physical = self.values[name], self.physical(self.values[name])
+        read, dtype = self.stored(name), self.machine.dtype
+        if name == self.source:
+            mean = self.constant(np.array(self.preprocess.mean), "mean", "float32")
+            scale = self.constant(1 / np.array(self.preprocess.std), "scale", "float32")
 
-    def finish(self, stage: Any, flat: bool = False) -> Kernel:
+            def real(h: Expression, w: Expression, c: Expression) -> Expression:
+                return ((read(h, w, c).astype("float32") - mean[c]) * scale[c]).astype(dtype)
+        elif value.quantization is not None:
+            zero, unit = float(self.stored_zero(value)), value.quantization.scale
+
+            def real(h: Expression, w: Expression, c: Expression) -> Expression:
+                return (read(h, w, c).astype(dtype) - zero) * unit
+        else:
+            real = read
+        return _inside(real, physical, channels, dtype)
+
+    def finish(
+        self, stage: Any, flat: bool = False, affine: Affine | None = None, *, raw: bool = False
+    ) -> Kernel:
         """Epilogue, crop and PrimFunc.
 
         Args:
             stage: the operator's result: `[height * width, channels]` if flat, else
                 `[1, height, width, channels]`.
+            affine: what makes real numbers of that; None where they are real.
+            raw: the result is what memory shall hold.
         """
         from tvm import te
 
         output = self.layer.output
-        width, channels = output.width, self.machine.channels(output.channels)
-        steps = [self._step(step, channels) for step in self.layer.epilogue]
-        if self.layer.bias is not None:
-            steps.insert(0, self._step(Step("add", self.layer.bias), channels))
+        width, channels = output.width, int(stage.shape[-1])
+        epilogue = None if raw else Epilogue(self, channels, affine)
 
         def applied(value: Expression, h: Expression, w: Expression, c: Expression) -> Expression:
-            for step in steps:
-                value = step(value, h, w, c)
-            return value
+            return epilogue(value, h, w, c) if epilogue else value
 
         if flat:
             result = compute(
@@ -140,9 +180,10 @@ class Builder:
                 name="epilogue",
             )
         if self.final:
+            last = result
             result = compute(
                 (1, output.channels),
-                lambda _, c: result[0, c] if flat else result[0, 0, 0, c],
+                lambda _, c: (last[0, c] if flat else last[0, 0, 0, c]).astype("float32"),
                 name="out",
             )
         elif flat:
@@ -155,26 +196,15 @@ class Builder:
         parameters = [*self.activations.values(), *self.placeholders, result]
         func: Any = te.create_prim_func(parameters)
         shape = tuple(int(size) for size in result.shape)
+        views = [place for place, (_, words) in enumerate(self.activations) if words]
+        attributes = _attributes(self.layer, self.machine)
         return Kernel(
-            func.with_attrs(_attributes(self.layer, self.machine)),
-            tuple(self.activations),
+            as_stored(func.with_attrs({**attributes, VIEWS: views}), self.machine.integer),
+            tuple(name for name, _ in self.activations),
             tuple(self.constants),
             shape,
+            str(result.dtype),
         )
-
-    def _step(self, step: Step, channels: int) -> Callable[..., Expression]:
-        operand = self._operand(step, channels)
-        return lambda value, h, w, c: _STEPS[step.kind](value, operand(h, w, c))
-
-    def _operand(self, step: Step, channels: int) -> Callable[..., Any]:
-        if isinstance(step.operand, str):
-            x, value = self.normalised(step.operand, channels), self.values[step.operand]
-            single = value.height * value.width == 1
-            return lambda h, w, c: x(0, 0, c) if single else x(h, w, c)
-        if isinstance(step.operand, np.ndarray):
-            padded = self.constant(_padded(step.operand, channels), step.kind)
-            return lambda h, w, c: padded[c]
-        return lambda h, w, c: step.operand
 
 
 def build_kernel(
@@ -203,11 +233,12 @@ def _conv2d(build: Builder) -> Kernel:
     inputs, outputs = build.physical(value), machine.channels(layer.output.channels)
     pack = machine.pack(layer.output.channels)
     height, width = layer.output.height, layer.output.width
-    cut = winograd.plan(layer, machine, inputs)
+    cut = winograd.plan(layer, machine, inputs) if layer.weight_scale is None else None
     if cut is not None:
         return _winograd(build, cut, inputs)
-    read = _pad(build, window, inputs)
-    packed = build.constant(pack_weight(layer.weight, inputs, outputs, pack), "weight")
+    factors = _quantised_factors if layer.weight_scale is not None else _real_factors
+    read, packed, product, affine = factors(build, value, inputs, outputs)
+    inputs = int(packed.shape[3])
     sum_c = te.reduce_axis((0, inputs), "ci")
     if window.kernel == (1, 1) and window.strides == (1, 1) and not any(window.pads):
         gather = compute(
@@ -216,11 +247,11 @@ def _conv2d(build: Builder) -> Kernel:
         main = compute(
             (height * width, outputs),
             lambda m, c: te.sum(
-                gather[m, sum_c] * packed[c // pack, 0, 0, sum_c, c % pack], axis=[sum_c]
+                product(gather[m, sum_c], packed[c // pack, 0, 0, sum_c, c % pack]), axis=[sum_c]
             ),
             name="main",
         )
-        return build.finish(main, flat=True)
+        return build.finish(main, True, affine)
     sum_h, sum_w = (
         te.reduce_axis((0, size), name)
         for size, name in zip(window.kernel, ("kh", "kw"), strict=True)
@@ -233,12 +264,58 @@ def _conv2d(build: Builder) -> Kernel:
     main = compute(
         (1, height, width, outputs),
         lambda _, h, w, c: te.sum(
-            gather[h, w, sum_h, sum_w, sum_c] * packed[c // pack, sum_h, sum_w, sum_c, c % pack],
+            product(
+                gather[h, w, sum_h, sum_w, sum_c], packed[c // pack, sum_h, sum_w, sum_c, c % pack]
+            ),
             axis=[sum_h, sum_w, sum_c],
         ),
         name="main",
     )
-    return build.finish(main)
+    return build.finish(main, False, affine)
+
+
+Product = Callable[[Expression, Expression], Expression]
+
+
+def _real_factors(
+    build: Builder, value: Value, inputs: int, outputs: int
+) -> tuple[Index, Any, Product, Affine | None]:
+    """A convolution's padded input, packed weights, and how two of them multiply."""
+    layer, machine = build.layer, build.machine
+    assert layer.window is not None and layer.weight is not None
+    weight = pack_weight(layer.weight, inputs, outputs, machine.pack(layer.output.channels))
+    read = _pad(build, layer.window, build.normalised(value.name, inputs), inputs)
+    return read, build.constant(weight, "weight"), lambda x, w: x * w, None
+
+
+def _quantised_factors(
+    build: Builder, value: Value, inputs: int, outputs: int
+) -> tuple[Index, Any, Product, Affine | None]:
+    """The same in words of whole numbers, and what makes real numbers of their sums."""
+    from tvm import tirx
+
+    layer, integer = build.layer, build.machine.integer
+    assert layer.window is not None and layer.weight is not None
+    pack, word = build.machine.pack(layer.output.channels), integer.word
+    weight = pack_weight(layer.weight, inputs, outputs, pack)
+    paired = weight.reshape(*weight.shape[:3], inputs // word, word, pack).swapaxes(-1, -2)
+    packed = build.constant(integer.words(paired)[..., 0], "weight", "int32")
+    zero = build.stored_zero(value)
+    nothing = tirx.const(int(integer.words(np.full(word, zero))[0]), "int32")
+    read = _pad(build, layer.window, build.stored(value.name, True), inputs // word, nothing)
+    sums = layer.weight.sum((1, 2, 3), dtype=np.float64)
+    return read, packed, integer.dot, _affine(build, value, zero * sums)
+
+
+def _affine(build: Builder, value: Value, nothing: np.ndarray) -> Affine:
+    """What makes real numbers of sums of products of whole ones.
+
+    Args:
+        nothing: for each output, the sum that stands for the real number 0.
+    """
+    layer = build.layer
+    assert value.quantization is not None and layer.weight_scale is not None
+    return Affine(value.quantization.scale * layer.weight_scale.astype(np.float64), nothing)
 
 
 def _winograd(build: Builder, cut: winograd.Plan, inputs: int) -> Kernel:
@@ -247,7 +324,8 @@ def _winograd(build: Builder, cut: winograd.Plan, inputs: int) -> Kernel:
     assert layer.window is not None and layer.weight is not None
     value, output = build.values[layer.inputs[0]], layer.output
     outputs, pack = machine.channels(output.channels), machine.pack(output.channels)
-    read = _pad(build, cut.padded(layer.window, value.height, value.width), inputs)
+    padded = cut.padded(layer.window, value.height, value.width)
+    read = _pad(build, padded, build.normalised(value.name, inputs), inputs)
     weight = winograd.pack_weight(layer.weight, inputs, outputs, pack, cut.tile)
     packed = build.constant(weight, "weight")
     found = winograd.by_squares(read, packed, cut, inputs=inputs, outputs=outputs, pack=pack)
@@ -266,14 +344,22 @@ def _window_op(build: Builder) -> Kernel:
     layer, window = build.layer, build.layer.window
     assert window is not None
     value = build.values[layer.inputs[0]]
-    channels = build.machine.channels(value.channels)
-    maximum = layer.op == "max_pool"
-    read = _pad(build, window, channels, -3.4028234663852886e38 if maximum else 0.0)
-    kh, kw = (
-        te.reduce_axis((0, size), name)
-        for size, name in zip(window.kernel, ("kh", "kw"), strict=True)
-    )
-    reduce = te.max if maximum else te.sum
+    channels = build.physical(value)
+    if layer.op == "max_pool":
+        return _max_pool(build, value, channels)
+    affine = None
+    if layer.weight_scale is not None and layer.weight is not None:
+        # Sums of a few whole numbers of 8 bits are exact in float32.
+        zero = build.stored_zero(value)
+        nothing = te.const(zero, build.machine.integer.dtype)
+        padded = _pad(build, window, build.stored(value.name), channels, nothing)
+        affine = _affine(build, value, zero * layer.weight.sum((1, 2, 3), dtype=np.float64))
+
+        def read(h: Expression, w: Expression, c: Expression) -> Expression:
+            return padded(h, w, c).astype("float32")
+    else:
+        read = _pad(build, window, build.normalised(value.name, channels), channels)
+    kh, kw = _taps(window)
     if layer.weight is None:
 
         def term(h: Expression, w: Expression, c: Expression) -> Expression:
@@ -287,33 +373,72 @@ def _window_op(build: Builder) -> Kernel:
             return read(*_under(window, h, w, kh, kw), c) * weight[kh, kw, c]
 
     shape = (1, layer.output.height, layer.output.width, channels)
-    main = compute(shape, lambda _, h, w, c: reduce(term(h, w, c), axis=[kh, kw]), name="main")
+    main = compute(shape, lambda _, h, w, c: te.sum(term(h, w, c), axis=[kh, kw]), name="main")
     if layer.op == "avg_pool":
         shares = build.constant(_shares(window, value, layer.output), "share")
         main_sum = main
         main = compute(shape, lambda n, h, w, c: main_sum[n, h, w, c] * shares[h, w], name="mean")
-    return build.finish(main)
+    return build.finish(main, affine=affine)
+
+
+def _max_pool(build: Builder, value: Value, channels: int) -> Kernel:
+    """The largest under a window; of whole numbers where they come out as they went in."""
+    from tvm import te
+
+    layer, window = build.layer, build.layer.window
+    assert window is not None
+    raw = value.quantization is not None and value.quantization == layer.output.quantization
+    raw = raw and [step.kind for step in layer.epilogue] == ["quantize"]
+    read = build.stored(value.name) if raw else build.normalised(value.name, channels)
+    dtype = build.machine.integer.dtype if raw else build.machine.dtype
+    padded = _pad(build, window, read, channels, te.min_value(dtype))
+    kh, kw = _taps(window)
+    main = compute(
+        (1, layer.output.height, layer.output.width, channels),
+        lambda _, h, w, c: te.max(padded(*_under(window, h, w, kh, kw), c), axis=[kh, kw]),
+        name="main",
+    )
+    return build.finish(main, raw=raw)
+
+
+def _taps(window: Window) -> tuple[Any, Any]:
+    """The two axes of a window."""
+    from tvm import te
+
+    high, wide = window.kernel
+    return te.reduce_axis((0, high), "kh"), te.reduce_axis((0, wide), "kw")
 
 
 def _global_pool(build: Builder) -> Kernel:
     from tvm import te
 
     value = build.values[build.layer.inputs[0]]
-    channels = build.machine.channels(value.channels)
-    read = build.normalised(value.name, channels)
+    channels = build.physical(value)
+    share = 1.0 / (value.height * value.width)
+    affine = None
+    if value.quantization is None:
+        read = build.normalised(value.name, channels)
+    else:
+        read = build.stored(value.name)
+        nothing = np.full(value.channels, build.stored_zero(value) / share)
+        affine = Affine(np.full(value.channels, value.quantization.scale * share), nothing)
     h, w = te.reduce_axis((0, value.height), "kh"), te.reduce_axis((0, value.width), "kw")
     shape = (1, 1, 1, channels)
     main = compute(
-        shape, lambda _, a, b, c: te.sum(read(a + h, b + w, c), axis=[h, w]), name="main"
+        shape,
+        lambda _, a, b, c: te.sum(read(a + h, b + w, c).astype("float32"), axis=[h, w]),
+        name="main",
     )
-    share = 1.0 / (value.height * value.width)
-    mean = compute(shape, lambda *index: main[index] * share, name="mean")
+    if affine is not None:
+        return build.finish(main, affine=affine)
+    dtype = build.machine.dtype
+    mean = compute(shape, lambda *index: (main[index] * share).astype(dtype), name="mean")
     return build.finish(mean)
 
 
 def _elementwise(build: Builder) -> Kernel:
     value = build.values[build.layer.inputs[0]]
-    channels = build.machine.channels(value.channels)
+    channels = build.physical(build.layer.output)
     read = build.normalised(value.name, channels)
     shape = (1, value.height, value.width, channels)
     main = compute(shape, lambda _, h, w, c: read(h, w, c), name="main")
@@ -328,7 +453,7 @@ def _select(build: Builder) -> Kernel:
     reads = [build.normalised(name, build.values[name].channels) for name in layer.inputs]
 
     def pick(h: Expression, w: Expression, c: Expression) -> Expression:
-        result: Expression = tvm.tirx.const(0.0, "float32")
+        result: Expression = tvm.tirx.const(0.0, build.machine.dtype)
         end = sum(part.stop - part.start for part in layer.parts)
         for part in reversed(layer.parts):
             start = end - (part.stop - part.start)
@@ -350,17 +475,22 @@ def _softmax(build: Builder) -> Kernel:
     from tvm import te
 
     value = build.values[build.layer.inputs[0]]
-    x, count = build.normalised(value.name, value.channels), value.channels
+    count = value.channels
+    read = build.normalised(value.name, count)
+
+    def x(c: Expression) -> Expression:
+        return read(0, 0, c).astype("float32")
+
     k = te.reduce_axis((0, count), "k")
-    largest = compute((1,), lambda _: te.max(x(0, 0, k), axis=k), name="largest")
-    power = compute((count,), lambda c: tvm.tirx.exp(x(0, 0, c) - largest[0]), name="power")
+    largest = compute((1,), lambda _: te.max(x(k), axis=k), name="largest")
+    power = compute((count,), lambda c: tvm.tirx.exp(x(c) - largest[0]), name="power")
     j = te.reduce_axis((0, count), "j")
     total = compute((1,), lambda _: te.sum(power[j], axis=j), name="total")
     main = compute(
         (1, 1, 1, build.machine.channels(count)),
         lambda n, h, w, c: tvm.tirx.if_then_else(
             c < count, power[tvm.tirx.min(c, count - 1)] / total[0], 0.0
-        ),
+        ).astype(build.machine.dtype),
         name="main",
     )
     return build.finish(main)
@@ -386,27 +516,33 @@ def pack_weight(weight: np.ndarray, inputs: int, outputs: int, pack: int) -> np.
     return full.reshape(outputs // pack, pack, inputs, kh, kw).transpose(0, 3, 4, 2, 1)
 
 
-def _padded(array: np.ndarray, channels: int) -> np.ndarray:
-    full = np.zeros(channels, "float32")
-    full[: array.size] = array
-    return full
-
-
 def _under(window: Window, h: Any, w: Any, kh: Any, kw: Any) -> tuple[Expression, Expression]:
     """Where in the padded input an output's window tap lies."""
     (step_h, step_w), (gap_h, gap_w) = window.strides, window.dilations
     return h * step_h + kh * gap_h, w * step_w + kw * gap_w
 
 
-def _pad(build: Builder, window: Window, channels: int, value: float = 0.0) -> Index:
-    """The input with its padding; a stage of its own where anything has to be written."""
+def _pad(
+    build: Builder,
+    window: Window,
+    read: Index,
+    channels: int,
+    outer: Expression | None = None,
+) -> Index:
+    """The input with its padding; a stage of its own where anything has to be written.
+
+    Args:
+        channels: that `read` has.
+        outer: what the padding holds; None is the real number 0.
+    """
     import tvm
 
     source = build.values[build.layer.inputs[0]]
-    read = build.normalised(source.name, channels)
     top, left, bottom, right = window.pads
     if not any(window.pads) and source.name != build.source:
         return read
+    if outer is None:
+        outer = tvm.tirx.const(0.0, build.machine.dtype)
     shape = (top + source.height + bottom, left + source.width + right, channels)
 
     def padded(h: Expression, w: Expression, c: Expression) -> Expression:
@@ -414,19 +550,19 @@ def _pad(build: Builder, window: Window, channels: int, value: float = 0.0) -> I
         inner = read(h - top, w - left, c)
         if not any(window.pads):
             return inner
-        return tvm.tirx.if_then_else(tvm.tirx.all(*inside), inner, tvm.tirx.const(value, "float32"))
+        return tvm.tirx.if_then_else(tvm.tirx.all(*inside), inner, outer)
 
     stage = compute(shape, padded, name="pad")
     return lambda h, w, c: stage[h, w, c]
 
 
-def _inside(read: Index, physical: int, channels: int) -> Index:
+def _inside(read: Index, physical: int, channels: int, dtype: str) -> Index:
     """Reads of channels some of which may lie beyond those in memory (zero there)."""
     import tvm
 
     if physical >= channels:
         return read
-    zero = tvm.tirx.const(0.0, "float32")
+    zero = tvm.tirx.const(0.0, dtype)
     return lambda h, w, c: tvm.tirx.if_then_else(
         c < physical, read(h, w, tvm.tirx.min(c, physical - 1)), zero
     )
@@ -455,6 +591,10 @@ def _attributes(layer: Layer, machine: Machine) -> dict[str, Any]:
     attributes: dict[str, Any] = {"op": layer.op, "macs": layer.macs}
     if window is not None:
         attributes["window"] = "x".join(map(str, window.kernel)) + f"s{window.strides[1]}"
+    if layer.weight_scale is not None:
+        attributes["type"] = "int8"
+    elif machine.dtype != "float32":
+        attributes["type"] = machine.dtype
     if layer.op == "conv2d":
         output = layer.output
         attributes |= {
@@ -463,39 +603,3 @@ def _attributes(layer: Layer, machine: Machine) -> dict[str, Any]:
             "pack": machine.pack(output.channels),
         }
     return {ATTRIBUTE + key: value for key, value in attributes.items()}
-
-
-def _clip(value: Any, bounds: tuple[float, float]) -> Expression:
-    import tvm
-
-    low, high = bounds
-    if low > -np.inf:
-        value = tvm.tirx.max(value, tvm.tirx.const(low, "float32"))
-    if high < np.inf:
-        value = tvm.tirx.min(value, tvm.tirx.const(high, "float32"))
-    return value
-
-
-def _sigmoid(value: Any, _: Any) -> Expression:
-    import tvm
-
-    return tvm.tirx.sigmoid(value)
-
-
-def _tanh(value: Any, _: Any) -> Expression:
-    import tvm
-
-    return tvm.tirx.tanh(value)
-
-
-_STEPS: dict[str, Callable[[Any, Any], Expression]] = {
-    "relu": lambda value, _: _clip(value, (0.0, np.inf)),
-    "clip": _clip,
-    "sigmoid": _sigmoid,
-    "tanh": _tanh,
-    "hard_sigmoid": lambda value, line: _clip(value * line[0] + line[1], (0.0, 1.0)),
-    "add": lambda value, other: value + other,
-    "mul": lambda value, other: value * other,
-    "sub": lambda value, other: value - other,
-    "rsub": lambda value, other: other - value,
-}

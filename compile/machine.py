@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from ..targets import Board
+from .integer import Integer, integer_of
+
+Precision = Literal["float32", "float16"]
 
 _MAX_PACK = 4  # vectors of outputs that one tile holds side by side, at most
 _FMA_LATENCY = 4  # cycles, of float32; Cortex-A53 to A76 and x86 since Skylake
@@ -17,7 +21,7 @@ class Machine:
     """The numbers of one core that decide tiles. Frozen, so that it can key a cache.
 
     Attributes:
-        lanes: float32 numbers in a vector register.
+        lanes: real numbers, or words of quantised ones, in a vector register.
         registers: vector registers.
         fma_per_cycle: vector multiply-adds that start in one cycle.
         l1_bytes: first-level data cache.
@@ -25,6 +29,8 @@ class Machine:
         cores: that run one network.
         by_element: multiply-adds take one lane of a register as a factor (NEON's `fmla` by
             element); else a factor is broadcast from memory (x86).
+        dtype: of real numbers: "float32" or "float16".
+        integer: how whole numbers of 8 bits multiply.
     """
 
     lanes: int
@@ -34,6 +40,8 @@ class Machine:
     l2_bytes: int
     cores: int
     by_element: bool
+    dtype: str
+    integer: Integer
 
     def channels(self, count: int) -> int:
         """How many channels an activation of `count` has in memory.
@@ -84,15 +92,18 @@ class Machine:
         return tiles * depth + (whole + bool(rest)) * _TILE_OVERHEAD * vectors
 
 
-def machine_of(board: Board) -> Machine:
+def machine_of(board: Board, precision: Precision = "float32") -> Machine:
     """The machine that kernels for a board are made for: its fastest cluster."""
     core = board.fast
+    bits = 16 if precision == "float16" else 32
     return Machine(
-        lanes=max(4, core.vector_bits // 32),
+        lanes=max(128, core.vector_bits) // bits,
         registers=core.vector_registers,
         fma_per_cycle=core.fma_per_cycle,
         l1_bytes=core.l1d_kib * 1024,
         l2_bytes=max(core.l2_kib, core.l1d_kib) * 1024,
         cores=core.cores,
         by_element=board.arch == "aarch64",
+        dtype=precision,
+        integer=integer_of(board),
     )

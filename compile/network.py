@@ -13,7 +13,9 @@ from edgecompress.files import writing
 from ..runner.spec import Preprocess
 from ..targets import Board, require_supported
 from .database import Database, open_database
+from .integer import as_words
 from .link import linker
+from .machine import Precision
 from .pipeline import calls, finish, prepare
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def compile_network(
     *,
     database: Path | None = None,
     dump: Path | None = None,
+    precision: Precision = "float32",
 ) -> CompiledNetwork:
     """Compile a classifier for a board.
 
@@ -54,6 +57,8 @@ def compile_network(
         database: file of tuning records; without it, or for a kernel that it does not know, the
             untuned schedule is used.
         dump: folder for the IR after each phase.
+        precision: of real numbers ("float16" needs a board with such arithmetic); what the file
+            quantises is of 8 bits with either.
 
     Raises:
         InputError: the ONNX file or the database is missing or damaged.
@@ -63,8 +68,8 @@ def compile_network(
     begun = time.perf_counter()
     require_supported(board)
     records = None if database is None else open_database(database, board)
-    mod = prepare(onnx, board, preprocess, dump)
-    executable, scheduled = finish(mod, board, records.lookup if records else None, dump)
+    mod = prepare(onnx, board, preprocess, dump, precision)
+    executable, scheduled = finish(mod, board, records.lookup if records else None, dump, precision)
     with writing(out) as temporary:
         executable.export_library(str(temporary), fcompile=linker(board))
     layers = [{**call, **asdict(scheduled[call["kernel"]])} for call in calls(mod)]
@@ -86,5 +91,7 @@ def _kinds(
     import tvm
 
     target = tvm.target.Target(board.tvm_target())
-    found = (records.best(mod[layer["kernel"]], target) for layer in layers if layer["tuned"])
+    found = (
+        records.best(as_words(mod[layer["kernel"]]), target) for layer in layers if layer["tuned"]
+    )
     return dict(Counter(str(record.measured) for record in found if record is not None))

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecompress.errors import CompileError
 
-from .graph import Layer, Part, Step, Value, Window
+from .graph import Layer, Part, Quantization, Step, Value, Window
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Reading:
         constants: every known constant by name.
         values: ONNX name to activation; names of reshaped views share an activation.
         activations: every activation by its own name.
+        weights: of a constant that was dequantised: the whole numbers, and what one of them is
+            worth, for each index of an axis.
     """
 
     constants: dict[str, np.ndarray]
@@ -56,6 +58,7 @@ class Reading:
     values: dict[str, Value] = field(default_factory=dict)
     activations: dict[str, Value] = field(default_factory=dict)
     paddings: dict[str, tuple[Value, tuple[int, int, int, int], str]] = field(default_factory=dict)
+    weights: dict[str, tuple[np.ndarray, np.ndarray, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.values[self.input.name] = self.input
@@ -136,9 +139,17 @@ def _conv(node: Node, reading: Reading) -> None:
     macs = outputs * inputs * weight.shape[2] * weight.shape[3] * height * width
     output = Value(node.outputs[0], outputs, height, width)
     _checked(node, output)
-    op = "depthwise" if depthwise else "conv2d"
+    weight, scale = _weights(node, reading, x, weight, outputs_axis=0)
     layer = Layer(
-        op, (x.name,), output, (node.name,), window, weight.astype("float32"), bias, macs=macs
+        "depthwise" if depthwise else "conv2d",
+        (x.name,),
+        output,
+        (node.name,),
+        window,
+        weight.astype("float32"),
+        scale,
+        bias,
+        macs=macs,
     )
     reading.add(node, _with_pad_source(node, reading, layer))
 
@@ -197,8 +208,11 @@ def _dense(node: Node, reading: Reading) -> None:
     attributes = node.attributes
     if x.rank != 2 or weight.ndim != 2 or attributes.get("transA", 0):
         raise unsupported(node, "only a vector times a constant matrix")
-    matrix = weight if attributes.get("transB", 0) else weight.T
-    matrix = matrix * np.float32(attributes.get("alpha", 1.0))
+    transposed = bool(attributes.get("transB", 0))
+    alpha, scale = np.float32(attributes.get("alpha", 1.0)), None
+    if alpha == 1:
+        weight, scale = _weights(node, reading, x, weight, outputs_axis=0 if transposed else 1)
+    matrix = (weight if transposed else weight.T) * alpha
     bias = None
     if node.has(2):
         bias = reading.constant(node, 2) * np.float32(attributes.get("beta", 1.0))
@@ -210,7 +224,17 @@ def _dense(node: Node, reading: Reading) -> None:
     window = Window((x.height, x.width))
     reading.add(
         node,
-        Layer("conv2d", (x.name,), output, (node.name,), window, kernel, bias, macs=matrix.size),
+        Layer(
+            "conv2d",
+            (x.name,),
+            output,
+            (node.name,),
+            window,
+            kernel,
+            scale,
+            bias,
+            macs=matrix.size,
+        ),
     )
 
 
@@ -240,6 +264,68 @@ def _reshaped_rank(x: Value, size: int, shape: list[int]) -> int:
     if shape == [1, x.channels, x.height, x.width]:
         return 4
     return 4 if size == x.channels and shape in ([1, size, 1, 1], [1, -1, 1, 1]) else 0
+
+
+@operator("QuantizeLinear")
+def _quantize(node: Node, reading: Reading) -> None:
+    """From here on memory holds whole numbers; what reads them may still see real ones."""
+    x, quantization = reading.value(node), _quantization(node, reading)
+    output = Value(
+        node.outputs[0], *_chw(x), x.rank, quantization, tight=x.name == reading.input.name
+    )
+    step = Step("quantize", quantization)
+    reading.add(node, Layer("elementwise", (x.name,), output, (node.name,), epilogue=(step,)))
+
+
+@operator("DequantizeLinear")
+def _dequantize(node: Node, reading: Reading) -> None:
+    x = reading.value(node)
+    if x.quantization is None or x.quantization != _quantization(node, reading):
+        raise unsupported(node, "does not undo the QuantizeLinear before it")
+    reading.alias(node, x)
+
+
+def _quantization(node: Node, reading: Reading) -> Quantization:
+    scale, zero = reading.constant(node, 1), reading.constant(node, 2, np.uint8(0))
+    if scale.size != 1 or zero.dtype not in (np.int8, np.uint8):
+        raise unsupported(node, "only to 8 bits, with one scale for the whole activation")
+    # Numbers without a sign are the same numbers 128 lower.
+    lower = 128 if zero.dtype == np.uint8 else 0
+    return Quantization(float(scale.reshape(())), int(zero.reshape(())) - lower)
+
+
+def dequantize_constant(node: Node, reading: Reading) -> None:
+    """The real numbers of a constant; the whole ones behind it are remembered where kernels can
+    use them: zero stands for 0, and none is -128, since two products of that do not fit 16 bits.
+    """
+    whole, scale = reading.constant(node, 0), reading.constant(node, 1)
+    zero = reading.constant(node, 2, np.zeros(1, whole.dtype))
+    axis = int(node.attributes.get("axis", 1)) % max(whole.ndim, 1)
+    if max(scale.ndim, zero.ndim) > 1 or whole.dtype.kind not in "iu":
+        raise unsupported(node, "only with one scale, or one for each index of an axis")
+    along = [-1 if place == axis else 1 for place in range(whole.ndim)]
+    steps, nothing = (
+        part.reshape(along if part.size > 1 else ()).astype(np.float32) for part in (scale, zero)
+    )
+    reading.constants[node.outputs[0]] = (whole.astype(np.float32) - nothing) * steps
+    if whole.dtype == np.int8 and not zero.any() and whole.size and whole.min() > -128:
+        reading.weights[node.outputs[0]] = (whole, scale.reshape(-1), axis)
+
+
+def _weights(
+    node: Node, reading: Reading, x: Value, weight: np.ndarray, outputs_axis: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A layer's weights: whole numbers and their scales `[outputs]` where its input and they are
+    quantised, else real numbers.
+    """
+    known = reading.weights.get(node.inputs[1])
+    if known is None or x.quantization is None:
+        return weight, None
+    whole, scale, axis = known
+    outputs = whole.shape[outputs_axis]
+    if scale.size == 1:
+        return whole, np.full(outputs, scale[0], "float32")
+    return (whole, _f32(scale)) if axis == outputs_axis else (weight, None)
 
 
 @operator("Identity", "Dropout")

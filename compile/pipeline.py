@@ -16,7 +16,8 @@ from ..targets import Board
 from .emit import CALLS, emit
 from .frontend import read_onnx
 from .fusion import fuse_elementwise
-from .machine import machine_of
+from .integer import as_words
+from .machine import Precision, machine_of
 from .schedules import find_schedule
 from .scheduling import LookUp, Scheduled, schedule_kernels
 from .tuning import TuningTask
@@ -26,8 +27,17 @@ if TYPE_CHECKING:
     from tvm.runtime import Executable
 
 
-def prepare(onnx: Path, board: Board, preprocess: Preprocess, dump: Path | None = None) -> IRModule:
+def prepare(
+    onnx: Path,
+    board: Board,
+    preprocess: Preprocess,
+    dump: Path | None = None,
+    precision: Precision = "float32",
+) -> IRModule:
     """Everything up to fused, unscheduled kernels.
+
+    Args:
+        precision: of real numbers; what the file quantises is of 8 bits with either.
 
     Returns:
         Function `main` (uint8 `[1, r, r, 3]` to float32 `[1, k]`) and the kernels that it calls.
@@ -42,12 +52,16 @@ def prepare(onnx: Path, board: Board, preprocess: Preprocess, dump: Path | None 
     # Fusion: bias, activation and residual sum join the operator before them
     graph = fuse_elementwise(graph)
     # Kernels: TIR with packed weights, called from one Relax function
-    mod = emit(graph, machine_of(board), preprocess)
+    mod = emit(graph, machine_of(board, precision), preprocess)
     return _dump(dump, "1-prepared")(mod)
 
 
 def finish(
-    mod: IRModule, board: Board, look_up: LookUp | None = None, dump: Path | None = None
+    mod: IRModule,
+    board: Board,
+    look_up: LookUp | None = None,
+    dump: Path | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Executable, dict[str, Scheduled]]:
     """Schedule the kernels, lower and generate code.
 
@@ -76,7 +90,7 @@ def finish(
 
     target = tvm.target.Target(board.tvm_target())
     # Schedules: from the tuning records, else the analytic defaults
-    mod, scheduled = schedule_kernels(mod, target, machine_of(board), look_up)
+    mod, scheduled = schedule_kernels(mod, target, machine_of(board, precision), look_up)
     mod = _dump(dump, "2-scheduled")(mod)
     lowering = tvm.transform.Sequential(
         [
@@ -110,15 +124,15 @@ def calls(mod: IRModule) -> list[dict[str, Any]]:
     return json.loads(str(fields.attrs[CALLS]))
 
 
-def tasks(mod: IRModule, board: Board) -> list[TuningTask]:
+def tasks(mod: IRModule, board: Board, precision: Precision = "float32") -> list[TuningTask]:
     """The distinct kernels of a prepared module that have choices to tune."""
-    machine = machine_of(board)
+    machine = machine_of(board, precision)
     uses: dict[str, int] = {}
     for call in calls(mod):
         uses[call["kernel"]] = uses.get(call["kernel"], 0) + 1
     found = []
     for kernel, count in uses.items():
-        func = mod[kernel]
+        func = as_words(mod[kernel])
         schedule = find_schedule(func, machine)
         if schedule is not None and schedule.tunable:
             found.append(TuningTask(kernel, func, schedule, count))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .integer import as_stored, as_words
 from .machine import Machine
 from .schedules import find_schedule
 
@@ -56,6 +57,7 @@ def schedule_kernel(
     """Schedule one kernel."""
     from tvm.s_tir import Schedule
 
+    func = as_words(func)
     schedule = find_schedule(func, machine)
     trace = look_up(func, target) if look_up else None
     sch = Schedule(func)
@@ -64,7 +66,8 @@ def schedule_kernel(
     elif schedule is not None:
         schedule(sch)
     name = schedule.name if schedule else "plain"
-    ready = sch.mod["main"]
+    done: Any = sch.mod["main"]
+    ready = as_stored(done, machine.integer)
     if func.attrs and "global_symbol" in func.attrs:
         ready = ready.with_attr("global_symbol", func.attrs["global_symbol"])
     how = Scheduled(name, _choices(sch), trace is not None)

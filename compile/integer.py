@@ -1,0 +1,321 @@
+"""Eight-bit arithmetic of a core: how numbers lie in memory, and how their products are summed.
+
+Activations and weights are read as *words*: the 32-bit numbers that hold two or four neighbouring
+inputs. `dot` of two words adds the products of what they hold, so that to the schedules an 8-bit
+convolution is one over words: same loops, same register tile, another multiplication. Each
+instruction set has an operator of its own in TIR, which vectorises like a multiplication and
+becomes the core's instruction when code is generated:
+
+- `sdot`: Armv8.2's dot product, four products and their sum in one instruction;
+- `smull`: Armv8's widening multiplication, and two pairwise additions;
+- `vpdpbusd`: x86 with VNNI. Its first factor has no sign: activations are stored 128 higher;
+- `pmaddwd`: x86, on numbers of 16 bits, two to a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..targets import Board
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
+
+Instruction = Literal["sdot", "smull", "vpdpbusd", "pmaddwd"]
+LOW, HIGH = -128, 127
+
+_DOT = "tirx.edgecompress_dot_"
+_NARROW = "tirx.edgecompress_narrow_"
+_PURE = 1  # TVM's CallEffectKind::kPure
+
+
+@dataclass(frozen=True)
+class Integer:
+    """How a core computes with quantised numbers. Frozen, so that it can key a cache.
+
+    Attributes:
+        instruction: that sums products.
+        dtype: of an activation in memory.
+        word: numbers in a 32-bit word.
+        offset: what a quantised number (-128 to 127) is stored higher by.
+    """
+
+    instruction: Instruction
+    dtype: str
+    word: int
+    offset: int = 0
+
+    def dot(self, inputs: Any, weights: Any) -> Any:
+        """The sum of products of two words' numbers, int32."""
+        from tvm import tirx
+
+        return tirx.call_intrin("int32", _operator(_DOT + self.instruction), inputs, weights)
+
+    def narrow(self, value: Any) -> Any:
+        """A float32, rounded (half to even) and limited to what an activation can be."""
+        from tvm import tirx
+
+        return tirx.call_intrin(self.dtype, _operator(_NARROW + self.instruction), value)
+
+    def words(self, quantised: np.ndarray) -> np.ndarray:
+        """Weights in words: the last axis, whose numbers lie side by side, becomes 1/`word` as
+        long.
+        """
+        dtype = "int8" if self.word == 4 else "int16"
+        return np.ascontiguousarray(quantised.astype(dtype)).view("int32")
+
+
+_INTEGERS = {
+    "sdot": Integer("sdot", "int8", 4),
+    "smull": Integer("smull", "int8", 4),
+    "vpdpbusd": Integer("vpdpbusd", "uint8", 4, 128),
+    "pmaddwd": Integer("pmaddwd", "int16", 2),
+}
+
+
+def integer_of(board: Board) -> Integer:
+    """What a board's cores have."""
+    if board.arch == "aarch64":
+        return _INTEGERS["sdot" if "+dotprod" in board.mattr else "smull"]
+    return _INTEGERS["vpdpbusd" if "+avx512vnni" in board.mattr else "pmaddwd"]
+
+
+VIEWS = "edgecompress.views"
+
+
+def as_stored(func: PrimFunc, integer: Integer) -> PrimFunc:
+    """A kernel over words as one over what lies in memory: the form that networks call.
+
+    The attribute `VIEWS` numbers the parameters that are read as words.
+    """
+    from tvm import tirx
+    from tvm.tirx.buffer import buffer_data, decl_buffer
+
+    fields: Any = func
+    parameters, declared = list(fields.params), []
+    for place in _views(func):
+        words = parameters[place]
+        shape = [*words.shape[:-1], words.shape[-1] * integer.word]
+        parameters[place] = decl_buffer(shape, integer.dtype, words.name)
+        declared.append(tirx.DeclBuffer(words, data=buffer_data(parameters[place])))
+    if not declared:
+        return func
+    body = tirx.SeqStmt([*declared, fields.body])
+    return tirx.PrimFunc(parameters, body, fields.ret_type, fields.attrs)
+
+
+def as_words(func: PrimFunc) -> PrimFunc:
+    """What `as_stored` was given: the form that is scheduled."""
+    from tvm import tirx
+
+    fields: Any = func
+    views = _views(func)
+    if not views:
+        return func
+    *declared, body = fields.body.seq
+    parameters = list(fields.params)
+    for place, view in zip(views, declared, strict=True):
+        parameters[place] = view.buffer
+    return tirx.PrimFunc(parameters, body, fields.ret_type, fields.attrs)
+
+
+def _views(func: PrimFunc) -> list[int]:
+    return [int(place) for place in (func.attrs or {}).get(VIEWS, ())]
+
+
+def register() -> None:
+    """Make TIR's operators known: before kernels that have them are read."""
+    for instruction in _INTEGERS:
+        _operator(_DOT + instruction)
+        _operator(_NARROW + instruction)
+
+
+@cache
+def _operator(name: str) -> str:
+    """Register one of our operators with TVM, once a process; its name."""
+    from tvm.ir import Op, _ffi_api
+    from tvm.tirx.op import register_intrin_lowering
+
+    api: Any = _ffi_api  # TVM has no other way to add an operator from Python
+    api.RegisterOp(name, "of EdgeCompress")
+    op = Op.get(name)
+    op.set_attr("TVectorizable", True)
+    op.set_attr("TCallEffectKind", _PURE)
+    op.set_attr("TScriptPrinterName", name.removeprefix("tirx."))
+    prefix, lowering = (_DOT, _DOTS) if name.startswith(_DOT) else (_NARROW, _NARROWS)
+    register_intrin_lowering(name, "llvm", f=lowering[name.removeprefix(prefix)], level=99)
+    return name
+
+
+# What operators become. Vectors have as many lanes as their loops were vectorised by.
+
+
+def _lanes(call: Any) -> int:
+    return int(call.ty.dtype.lanes)
+
+
+def _vector(dtype: str, lanes: int) -> str:
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def _llvm(name: str, dtype: str, *arguments: Any) -> Any:
+    from tvm import tirx
+
+    return tirx.call_llvm_pure_intrin(dtype, f"llvm.{name}", *arguments)
+
+
+def _as(dtype: str, value: Any) -> Any:
+    from tvm import tirx
+
+    return tirx.reinterpret(dtype, value)
+
+
+def _part(value: Any, start: int, count: int) -> Any:
+    """Lanes of a vector."""
+    from tvm import tirx
+
+    return tirx.Shuffle([value], [tirx.const(start + lane, "int32") for lane in range(count)])
+
+
+def _joined(parts: Sequence[Any], lanes: int) -> Any:
+    """Vectors of `lanes` each, one after the other."""
+    from tvm import tirx
+
+    if len(parts) == 1:
+        return parts[0]
+    places = [tirx.const(place, "int32") for place in range(lanes * len(parts))]
+    return tirx.Shuffle(list(parts), places)
+
+
+def _zeros(lanes: int) -> Any:
+    from tvm import tirx
+
+    broadcast: Any = tirx.Broadcast  # declares its lanes as an expression only
+    return broadcast(tirx.const(0, "int32"), lanes)
+
+
+def _plain(inputs: Any, weights: Any, bits: int, *, signed: bool) -> Any:
+    """A dot product in plain integer operations, for loops that could not be vectorised."""
+    from tvm import tirx
+
+    total: Any = tirx.const(0, "int32")
+    for up in range(32 - bits, -1, -bits):
+        weight = (weights << up) >> (32 - bits)
+        value = (inputs << up) >> (32 - bits)
+        total = total + (value if signed else value & 255) * weight
+    return total
+
+
+def _sdot(call: Any) -> Any:
+    inputs, weights = call.args
+    if _lanes(call) != 4:
+        return _plain(inputs, weights, 8, signed=True)
+    # Added to a sum by the compiler: the instruction itself takes the sum so far.
+    factors = _as("int8x16", weights), _as("int8x16", inputs)
+    return _llvm("aarch64.neon.sdot", "int32x4", _zeros(4), *factors)
+
+
+def _smull(call: Any) -> Any:
+    inputs, weights = call.args
+    if _lanes(call) != 4:
+        return _plain(inputs, weights, 8, signed=True)
+    halves = []
+    for start in (0, 8):
+        factors = (_part(_as("int8x16", factor), start, 8) for factor in (weights, inputs))
+        halves.append(_llvm("aarch64.neon.smull", "int16x8", *factors))
+    # Two products fit 16 bits: weights are never -128 (graph.py).
+    pairs = _llvm("aarch64.neon.addp", "int16x8", *halves)
+    return _llvm("aarch64.neon.saddlp", "int32x4", pairs)
+
+
+def _vpdpbusd(call: Any) -> Any:
+    inputs, weights = call.args
+    lanes = _lanes(call)
+    if lanes not in (4, 8, 16):
+        return _plain(inputs, weights, 8, signed=False)
+    name = f"x86.avx512.vpdpbusd.{32 * lanes}"
+    return _llvm(name, f"int32x{lanes}", _zeros(lanes), inputs, weights)
+
+
+def _pmaddwd(call: Any) -> Any:
+    inputs, weights = call.args
+    lanes = _lanes(call)
+    names = {4: "x86.sse2.pmadd.wd", 8: "x86.avx2.pmadd.wd", 16: "x86.avx512.pmaddw.d.512"}
+    if lanes not in names:
+        return _plain(inputs, weights, 16, signed=True)
+    dtype = f"int16x{2 * lanes}"
+    return _llvm(names[lanes], f"int32x{lanes}", _as(dtype, weights), _as(dtype, inputs))
+
+
+def _limited(value: Any, low: int, high: int, dtype: str) -> Any:
+    """Whole numbers within bounds; of `dtype`, which TVM would otherwise widen to the bounds'."""
+    from tvm import tirx
+
+    return tirx.max(tirx.min(value, tirx.const(high, dtype)), tirx.const(low, dtype))
+
+
+def _rounded(value: Any, lanes: int) -> Any:
+    from tvm import tirx
+
+    return tirx.Cast(_vector("int32", lanes), tirx.nearbyint(value))
+
+
+def _narrow_any(call: Any, dtype: str, low: int, high: int) -> Any:
+    from tvm import tirx
+
+    lanes = _lanes(call)
+    value = _limited(_rounded(call.args[0], lanes), low, high, "int32")
+    return tirx.Cast(_vector(dtype, lanes), value)
+
+
+def _narrow_neon(call: Any) -> Any:
+    """Two saturating instructions halve the numbers' width twice."""
+    lanes, value = _lanes(call), call.args[0]
+    if lanes % 8:
+        return _narrow_any(call, "int8", LOW, HIGH)
+    quarters = [
+        _llvm(
+            "aarch64.neon.sqxtn",
+            "int16x4",
+            _llvm("aarch64.neon.fcvtns", "int32x4", _part(value, start, 4)),
+        )
+        for start in range(0, lanes, 4)
+    ]
+    halves = [
+        _llvm("aarch64.neon.sqxtn", "int8x8", _joined(quarters[place : place + 2], 4))
+        for place in range(0, len(quarters), 2)
+    ]
+    return _joined(halves, 8)
+
+
+def _narrow_16(call: Any) -> Any:
+    """To 16 bits first, which saturates by itself, then the limits on half as many vectors."""
+    from tvm import tirx
+
+    lanes = _lanes(call)
+    rounded = _limited(_rounded(call.args[0], lanes), -(1 << 15), (1 << 15) - 1, "int32")
+    half = tirx.Cast(_vector("int16", lanes), rounded)
+    return _limited(half, LOW, HIGH, "int16")
+
+
+def _narrow_unsigned(call: Any) -> Any:
+    return _narrow_any(call, "uint8", 0, 255)
+
+
+_DOTS: dict[str, Callable[[Any], Any]] = {
+    "sdot": _sdot,
+    "smull": _smull,
+    "vpdpbusd": _vpdpbusd,
+    "pmaddwd": _pmaddwd,
+}
+_NARROWS: dict[str, Callable[[Any], Any]] = {
+    "sdot": _narrow_neon,
+    "smull": _narrow_neon,
+    "vpdpbusd": _narrow_unsigned,
+    "pmaddwd": _narrow_16,
+}
