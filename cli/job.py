@@ -45,6 +45,26 @@ class TuneTable(BaseModel):
     cost: Literal["time", "cycles"] = "time"
 
 
+class QuantizeTable(BaseModel):
+    """What numbers the compiled networks compute with.
+
+    Attributes:
+        precision: `int8` is quantised after training, and has a gate (docs/precision.md).
+        photos: what int8 ranges and the gate are taken from, as in `[data]`; by default the
+            training photos, or the packaged ones where the job trains nothing.
+        calibration: photos for the ranges.
+        gate: other photos, on which accuracy is compared.
+        drop: the largest expected drop of top-1 of a network, as a share.
+    """
+
+    model_config = _Strict
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    photos: str | None = None
+    calibration: Annotated[int, Field(ge=1, le=100_000)] = 128
+    gate: Annotated[int, Field(ge=1, le=100_000)] = 256
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.005
+
+
 class BenchTable(BaseModel):
     """What is measured on the board.
 
@@ -84,6 +104,7 @@ class Job(BaseModel):
     data: DataTable
     pretrained: dict[str, Any] | None = None
     compress: dict[str, Any] | None = None
+    quantize: QuantizeTable = QuantizeTable()
     tune: TuneTable = TuneTable()
     bench: BenchTable = BenchTable()
 

@@ -20,6 +20,7 @@ from .verb import BoardName, Data, Json, example, verb
 VERBS = {
     "run": ("report", "Do every step of a job that is not yet done, and report.", summary.report),
     "compress": ("reference", "Write the cascade: train and shrink, or export.", summary.compress),
+    "quantize": ("quantize", "Make the cascade int8, behind a gate.", summary.quantize),
     "tune": ("tune", "Measure kernels on the board; the next compile uses them.", summary.tune),
     "compile": ("compile", "Cross-compile the cascade and build the bundle.", summary.compile_),
     "deploy": ("deploy", "Put the bundle on the board and have it checked there.", summary.deploy),
@@ -34,6 +35,14 @@ class TuningCost(StrEnum):
     JOB = "job"
     TIME = "time"
     CYCLES = "cycles"
+
+
+class Precision(StrEnum):
+    """What `--precision` may say."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
 
 
 JobFile = Annotated[Path, typer.Argument(help="A job file, such as examples/demo.toml.")]
@@ -59,6 +68,10 @@ Cost = Annotated[
         "--cost",
         help="Tune by time on the board, or (without one) by cycles estimated under emulation.",
     ),
+]
+Numbers = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="What the compiled networks compute with; overrides the job."),
 ]
 
 
@@ -86,12 +99,16 @@ def _command(last: str, tell: summary.Tell) -> Any:
         data: Data = None,
         limit: Limit = None,
         quick: Quick = False,
+        precision: Numbers = None,
         budget: Budget = None,
         trials: Trials = None,
         cost: Cost = TuningCost.JOB,
         as_json: Json = False,
     ) -> Any:
         wanted = _overridden(load_job(job), limit, budget, trials, cost)
+        if precision is not None:
+            quantize = wanted.quantize.model_copy(update={"precision": precision.value})
+            wanted = wanted.model_copy(update={"quantize": quantize})
         default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
         with open_workspace(out or default) as space:
             run = Run(wanted, space, board or wanted.board, data, quick)

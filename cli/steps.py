@@ -17,6 +17,7 @@ from ..rpc import connect
 from ..targets import Board, board_names, load_board, require_supported
 from ..targets.inventory import entries
 from .job import Job, compress_config, pretrained_config
+from .precision import calibration_photos, compiler_precision, require_precision
 from .state import Workspace
 
 if TYPE_CHECKING:
@@ -66,6 +67,16 @@ class Run:
         return self.space.path("cascade")
 
     @property
+    def quantized(self) -> Path:
+        """The cascade folder in int8."""
+        return self.space.path("quantized")
+
+    @property
+    def deployed(self) -> Path:
+        """The cascade folder that is compiled."""
+        return self.quantized if self.job.quantize.precision == "int8" else self.cascade
+
+    @property
     def reference(self) -> Path:
         """What PyTorch said of the photos."""
         return self.space.path("reference", "predictions.jsonl")
@@ -91,8 +102,8 @@ class Run:
         return self.space.path("report.html")
 
     def networks(self) -> list[Path]:
-        """The cascade's ONNX files."""
-        return sorted(self.cascade.glob("*.onnx"))
+        """The ONNX files that are compiled."""
+        return sorted(self.deployed.glob("*.onnx"))
 
 
 def find_board(name: str) -> Board:
@@ -174,6 +185,31 @@ def reference(run: Run) -> None:
     run.space.step("reference", inputs, [run.reference], work)
 
 
+def quantize(run: Run) -> None:
+    """Write the cascade folder in int8, where the job asks for it."""
+    table = run.job.quantize
+    if table.precision != "int8":
+        return
+    ranges, gate = calibration_photos(run.job, run.data, run.quick)
+
+    def work() -> None:
+        from ..compress.quantize import Settings, quantize_cascade
+
+        settings = Settings(table.calibration, table.gate, table.drop)
+        quantize_cascade(
+            run.cascade, run.quantized, ranges, gate, settings=settings, measured=run.photos
+        )
+
+    inputs = {
+        "cascade": _folder(run.cascade),
+        "quantize": table.model_dump(),
+        "ranges": _files(ranges),
+        "gate": _files(gate),
+        "photos": _files(run.photos),
+    }
+    run.space.step("quantize", inputs, [run.quantized], work)
+
+
 def tune(run: Run) -> None:
     """Measure kernels on the board, within the job's budget; nothing without one."""
     budget = run.job.tune
@@ -196,12 +232,13 @@ def tune(run: Run) -> None:
             result = tune_networks(
                 run.networks(),
                 run.board,
-                read_cascade(run.cascade).preprocess,
+                read_cascade(run.deployed).preprocess,
                 source,
                 database=run.database,
                 trials=budget.trials or None,
                 seconds=budget.seconds or None,
                 estimate=estimate,
+                **compiler_precision(run.job),
             )
         write_json(run.space.path("tuning.json"), result.to_json())
 
@@ -210,6 +247,7 @@ def tune(run: Run) -> None:
         "networks": _onnx(run),
         "board": run.board.tvm_target(),
         "name": run.board_name,
+        **compiler_precision(run.job),
     }
     run.space.step("tune", inputs, [run.database], work)
 
@@ -237,23 +275,29 @@ def compile_(run: Run) -> None:
         from ..compile.network import compile_network
         from ..compress.evaluate import read_cascade
 
-        preprocess = read_cascade(run.cascade).preprocess
+        preprocess = read_cascade(run.deployed).preprocess
         database = run.database if run.database.exists() else None
         with building(compiled) as folder:
             results = {
                 onnx.stem: compile_network(
-                    onnx, run.board, preprocess, folder / f"{onnx.stem}.so", database=database
+                    onnx,
+                    run.board,
+                    preprocess,
+                    folder / f"{onnx.stem}.so",
+                    database=database,
+                    **compiler_precision(run.job),
                 )
                 for onnx in events.track(run.networks(), f"compiling for {run.board.name}")
             }
-            build_bundle(run.cascade, results, run.board, run.bundle)
+            build_bundle(run.deployed, results, run.board, run.bundle)
             write_json(folder / "networks.json", {k: v.info for k, v in results.items()})
 
     inputs = {
-        "cascade": _folder(run.cascade),
+        "cascade": _folder(run.deployed),
         "board": asdict(run.board),
         "code": _code("compile", "runner"),
         "database": sha256_file(run.database) if run.database.exists() else None,
+        **compiler_precision(run.job),
     }
     run.space.step("compile", inputs, [compiled, run.bundle], work)
 
@@ -311,6 +355,7 @@ Step = Callable[[Run], None]
 STEPS: dict[str, Step] = {
     "compress": compress,
     "reference": reference,
+    "quantize": quantize,
     "tune": tune,
     "compile": compile_,
     "deploy": deploy,
@@ -327,6 +372,8 @@ def run_until(run: Run, last: str) -> Run:
     """Do every step up to `last` that is not yet done; returns the job on the board it ran on."""
     if last in _ON_THE_BOARD and not (last == "tune" and run.job.tune.cost == "cycles"):
         run = replace(run, board_name=usable_board(run.job, run.board_name))
+    if "compile" in _upto(last) or last == "tune":
+        require_precision(run.job, run.board)
     for name in _upto(last):
         # A bench deploys what it needs by itself.
         if name != "deploy" or last == "deploy":

@@ -59,6 +59,41 @@ def compress(run: Run, as_json: bool) -> Any:
     return document
 
 
+def quantize(run: Run, as_json: bool) -> Any:
+    """What int8 costs each network, and which of its layers stay float32."""
+    if run.job.quantize.precision != "int8":
+        if not as_json:
+            show.say(f"precision {run.job.quantize.precision}: give --precision int8 to quantise")
+        return {"cascade": str(run.cascade), "result": None}
+    record = read_json(run.quantized / "quantization.json", "quantisation record")
+    if not as_json:
+        rows = [
+            [
+                name,
+                f"{one['int8']} of {one['layers']}",
+                f"{one['expected_drop']:.2%}",
+                f"{one['agreement']:.1%}",
+                ", ".join(one["float32"]),
+            ]
+            for name, one in record["networks"].items()
+        ]
+        rows += [[name, "0", "-", "-", f"all: {why}"] for name, why in record["float32"].items()]
+        columns = ["network", ">layers int8", ">expected drop", ">same answer", "float32"]
+        title = f"int8 against float32 (allowed drop {record['allowed_drop']:.2%})"
+        show.table(title, columns, rows)
+        for use in ("ranges", "gate"):
+            show.say(f"{use}: {_calibrated(record['photos'][use])}")
+        if record["photos"]["measured"]:
+            show.say(f"{record['photos']['measured']} of these photos are also reported on")
+        show.say(f"cascade in {run.quantized}")
+    return {"cascade": str(run.quantized), "result": record}
+
+
+def _calibrated(photos: dict[str, Any]) -> str:
+    views = "" if photos["views"] == photos["photos"] else f" in {photos['views']} views"
+    return f"{photos['photos']} photos of {photos['name']}{views}"
+
+
 def tune(run: Run, as_json: bool) -> Any:
     """What tuning found, kernel by kernel."""
     result = read_tuning(run)
