@@ -20,10 +20,11 @@ from edgecompress import __version__, events
 from edgecompress.errors import CompileError
 from edgecompress.files import read_json, sha256_file, writing
 
+from ..runner.cpus import Cluster
 from ..runner.errors import RunnerError
 from ..runner.manifest import NAME, Entry, Manifest, Target, library, safe_path
 from ..runner.spec import Cascade, cascade_from_json
-from ..targets import Board
+from ..targets import Board, ClusterName
 from ..targets.runtime import runtime_files, versions
 
 RUNNER = Path(__file__).parent.parent / "runner"
@@ -69,7 +70,11 @@ class BundleInfo:
 
 
 def build_bundle(
-    cascade_folder: Path, compiled: Mapping[str, Compiled], board: Board, out: Path
+    cascade_folder: Path,
+    compiled: Mapping[str, Compiled],
+    board: Board,
+    out: Path,
+    cluster: ClusterName = "fast",
 ) -> BundleInfo:
     """Write a bundle.
 
@@ -78,6 +83,7 @@ def build_bundle(
         compiled: of each network of the cascade, by name, its library for `board`.
         board: what the libraries were compiled for.
         out: the archive to write.
+        cluster: which of the board's cores they were compiled for, by `board.on(cluster)`.
 
     Raises:
         InputError: the cascade's description cannot be read, or a wheel cannot be fetched.
@@ -96,7 +102,8 @@ def build_bundle(
             **{f"runner/{path}": content for path, content in runner_sources().items()},
             **{f"runtime/{path}": content for path, content in runtime_files(board).items()},
         }
-        manifest = _manifest(cascade, compiled, board, files).to_bytes()
+        target = _target(board, cluster)
+        manifest = _manifest(cascade, compiled, target, files).to_bytes()
         with writing(out) as temporary:
             _write_tar(temporary, {NAME: manifest, **dict(sorted(files.items()))})
     parts = {"manifest": len(manifest), "networks": 0, "runner": 0, "runtime": 0}
@@ -129,7 +136,7 @@ def _read_library(compiled: Compiled) -> bytes:
 
 
 def _manifest(
-    cascade: Cascade, compiled: Mapping[str, Compiled], board: Board, files: Mapping[str, bytes]
+    cascade: Cascade, compiled: Mapping[str, Compiled], target: Target, files: Mapping[str, bytes]
 ) -> Manifest:
     unsafe = [path for path in files if not safe_path(path)]
     assert not unsafe, unsafe  # network names are checked by the cascade, the rest is ours
@@ -138,17 +145,7 @@ def _manifest(
             path: Entry(hashlib.sha256(content).hexdigest(), len(content))
             for path, content in files.items()
         },
-        target=Target(
-            board=board.name,
-            title=board.title,
-            arch=board.arch,
-            triple=board.triple,
-            mcpu=board.mcpu,
-            mattr=board.mattr,
-            features=board.features,
-            glibc=board.glibc,
-            python=board.python,
-        ),
+        target=target,
         versions={"edgecompress": __version__, **versions()},
         cascade=cascade,
         networks={
@@ -158,9 +155,32 @@ def _manifest(
         origin={
             **cascade.origin,
             "macs": "counted in the networks' layers at their own resolution",
-            "layers": f"edgecompress compile for {board.name}",
+            "layers": f"edgecompress compile for {target.board}",
             "thresholds": cascade.origin.get("thresholds", "cascade.json"),
         },
+    )
+
+
+def clusters(board: Board) -> tuple[Cluster, ...]:
+    """A board's cores by sort, fastest first, as a manifest describes them."""
+    fastest_first = sorted(board.clusters, key=lambda one: -one.peak_gflops)
+    return tuple(Cluster(one.core, one.part, one.cores) for one in fastest_first)
+
+
+def _target(board: Board, cluster: ClusterName) -> Target:
+    seen = board.on(cluster)
+    return Target(
+        board=board.name,
+        title=board.title,
+        arch=board.arch,
+        triple=board.triple,
+        mcpu=seen.mcpu,
+        mattr=board.mattr,
+        features=board.features,
+        glibc=board.glibc,
+        python=board.python,
+        clusters=clusters(board),
+        cluster=cluster,
     )
 
 

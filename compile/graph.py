@@ -157,3 +157,8 @@ class Graph:
     def macs(self) -> int:
         """Multiply-accumulates of one run."""
         return sum(layer.macs for layer in self.layers)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether any layer multiplies whole numbers."""
+        return any(layer.weight_scale is not None for layer in self.layers)

@@ -31,6 +31,7 @@ LOW, HIGH = -128, 127
 
 _DOT = "tirx.edgecompress_dot_"
 _NARROW = "tirx.edgecompress_narrow_"
+_INTERLEAVE = "tirx.edgecompress_interleave_"
 _PURE = 1  # TVM's CallEffectKind::kPure
 
 
@@ -43,18 +44,26 @@ class Integer:
         dtype: of an activation in memory.
         word: numbers in a 32-bit word.
         offset: what a quantised number (-128 to 127) is stored higher by.
+        temporaries: vector registers that one dot product needs beside its sum and its factors.
     """
 
     instruction: Instruction
     dtype: str
     word: int
     offset: int = 0
+    temporaries: int = 0
 
     def dot(self, inputs: Any, weights: Any) -> Any:
         """The sum of products of two words' numbers, int32."""
         from tvm import tirx
 
         return tirx.call_intrin("int32", _operator(_DOT + self.instruction), inputs, weights)
+
+    def interleave(self, values: Sequence[Any]) -> Any:
+        """A word of so many stored numbers, int32."""
+        from tvm import tirx
+
+        return tirx.call_intrin("int32", _operator(_INTERLEAVE + self.instruction), *values)
 
     def narrow(self, value: Any) -> Any:
         """A float32, rounded (half to even) and limited to what an activation can be."""
@@ -72,9 +81,9 @@ class Integer:
 
 _INTEGERS = {
     "sdot": Integer("sdot", "int8", 4),
-    "smull": Integer("smull", "int8", 4),
+    "smull": Integer("smull", "int8", 4, temporaries=3),
     "vpdpbusd": Integer("vpdpbusd", "uint8", 4, 128),
-    "pmaddwd": Integer("pmaddwd", "int16", 2),
+    "pmaddwd": Integer("pmaddwd", "int16", 2, temporaries=1),
 }
 
 
@@ -130,9 +139,9 @@ def _views(func: PrimFunc) -> list[int]:
 
 def register() -> None:
     """Make TIR's operators known: before kernels that have them are read."""
-    for instruction in _INTEGERS:
-        _operator(_DOT + instruction)
-        _operator(_NARROW + instruction)
+    for prefix, lowering in _LOWERINGS.items():
+        for instruction in lowering:
+            _operator(prefix + instruction)
 
 
 @cache
@@ -147,8 +156,8 @@ def _operator(name: str) -> str:
     op.set_attr("TVectorizable", True)
     op.set_attr("TCallEffectKind", _PURE)
     op.set_attr("TScriptPrinterName", name.removeprefix("tirx."))
-    prefix, lowering = (_DOT, _DOTS) if name.startswith(_DOT) else (_NARROW, _NARROWS)
-    register_intrin_lowering(name, "llvm", f=lowering[name.removeprefix(prefix)], level=99)
+    kind, instruction = name.rsplit("_", 1)
+    register_intrin_lowering(name, "llvm", f=_LOWERINGS[f"{kind}_"][instruction], level=99)
     return name
 
 
@@ -307,6 +316,22 @@ def _narrow_unsigned(call: Any) -> Any:
     return _narrow_any(call, "uint8", 0, 255)
 
 
+def _interleave(call: Any) -> Any:
+    from tvm import tirx
+
+    values, lanes = list(call.args), _lanes(call)
+    if lanes == 1:
+        bits = 32 // len(values)
+        total: Any = tirx.const(0, "int32")
+        for place, value in enumerate(values):
+            whole = value.astype("int32") & ((1 << bits) - 1)
+            total = total | (whole << (place * bits))
+        return total
+    order = [lane + place * lanes for lane in range(lanes) for place in range(len(values))]
+    mixed = tirx.Shuffle(values, [tirx.const(place, "int32") for place in order])
+    return _as(f"int32x{lanes}", mixed)
+
+
 _DOTS: dict[str, Callable[[Any], Any]] = {
     "sdot": _sdot,
     "smull": _smull,
@@ -318,4 +343,9 @@ _NARROWS: dict[str, Callable[[Any], Any]] = {
     "smull": _narrow_neon,
     "vpdpbusd": _narrow_unsigned,
     "pmaddwd": _narrow_16,
+}
+_LOWERINGS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    _DOT: _DOTS,
+    _NARROW: _NARROWS,
+    _INTERLEAVE: dict.fromkeys(_INTEGERS, _interleave),
 }

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..runner.spec import Preprocess
-from . import winograd
+from . import pixels, winograd
 from .epilogue import Affine, Epilogue
 from .graph import Layer, Value, Window
 from .integer import VIEWS, as_stored
@@ -347,18 +347,9 @@ def _window_op(build: Builder) -> Kernel:
     channels = build.physical(value)
     if layer.op == "max_pool":
         return _max_pool(build, value, channels)
-    affine = None
-    if layer.weight_scale is not None and layer.weight is not None:
-        # Sums of a few whole numbers of 8 bits are exact in float32.
-        zero = build.stored_zero(value)
-        nothing = te.const(zero, build.machine.integer.dtype)
-        padded = _pad(build, window, build.stored(value.name), channels, nothing)
-        affine = _affine(build, value, zero * layer.weight.sum((1, 2, 3), dtype=np.float64))
-
-        def read(h: Expression, w: Expression, c: Expression) -> Expression:
-            return padded(h, w, c).astype("float32")
-    else:
-        read = _pad(build, window, build.normalised(value.name, channels), channels)
+    if layer.weight_scale is not None:
+        return _depthwise_words(build, value, channels)
+    read = _pad(build, window, build.normalised(value.name, channels), channels)
     kh, kw = _taps(window)
     if layer.weight is None:
 
@@ -378,7 +369,48 @@ def _window_op(build: Builder) -> Kernel:
         shares = build.constant(_shares(window, value, layer.output), "share")
         main_sum = main
         main = compute(shape, lambda n, h, w, c: main_sum[n, h, w, c] * shares[h, w], name="mean")
-    return build.finish(main, affine=affine)
+    return build.finish(main)
+
+
+def _depthwise_words(build: Builder, value: Value, channels: int) -> Kernel:
+    """A depthwise convolution of whole numbers."""
+    from tvm import te
+
+    layer, window, integer = build.layer, build.layer.window, build.machine.integer
+    assert window is not None and layer.weight is not None
+    height, width = layer.output.height, layer.output.width
+    cut = pixels.plan(window, width, integer.word)
+    zero = build.stored_zero(value)
+    nothing = te.const(zero, integer.dtype)
+    read = _pad(build, cut.padded(window, value.width), build.stored(value.name), channels, nothing)
+    taps = pixels.pack_weight(layer.weight, cut, window.strides[1], channels)
+    weight = build.constant(integer.words(taps)[..., 0], "weight", "int32")
+    kh, span = te.reduce_axis((0, window.kernel[0]), "kh"), te.reduce_axis((0, cut.span), "span")
+    down = window.strides[0]
+    words = compute(
+        ((height - 1) * down + window.kernel[0], cut.count, channels),
+        lambda h, p, c: integer.interleave(
+            [read(h, p * cut.gap + pixel, c) for pixel in range(cut.word)]
+        ),
+        name="words",
+    )
+    group, advance, apart = cut.group, cut.step // cut.gap, cut.word // cut.gap
+    main = compute(
+        (1, height, width, channels),
+        lambda _, h, w, c: te.sum(
+            integer.dot(
+                words[h * down + kh, w // group * advance + span * apart, c],
+                weight[kh, w % group, span, c],
+            ),
+            axis=[kh, span],
+        ),
+        name="main",
+    )
+    sums = layer.weight.sum((1, 2, 3), dtype=np.float64)
+    kernel = build.finish(main, affine=_affine(build, value, zero * sums))
+    # A kind of its own to schedules; to profiles and reports the layer stays what it is.
+    named = {ATTRIBUTE + "schedule": "pixel_words", ATTRIBUTE + "group": group}
+    return replace(kernel, func=kernel.func.with_attrs(named))
 
 
 def _max_pool(build: Builder, value: Value, channels: int) -> Kernel:

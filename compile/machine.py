@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -11,7 +11,8 @@ from .integer import Integer, integer_of
 
 Precision = Literal["float32", "float16"]
 
-_MAX_PACK = 4  # vectors of outputs that one tile holds side by side, at most
+_PACKS = (1, 2, 3, 4)  # vectors of outputs that one tile may hold side by side
+_QUANTISED_PACKS = (1, 2, 4)  # whole numbers of 8 bits are stored by eights and sixteens
 _FMA_LATENCY = 4  # cycles, of float32; Cortex-A53 to A76 and x86 since Skylake
 _TILE_OVERHEAD = 12.0  # cycles to start a tile and to store it, per vector of its outputs
 
@@ -31,6 +32,7 @@ class Machine:
             element); else a factor is broadcast from memory (x86).
         dtype: of real numbers: "float32" or "float16".
         integer: how whole numbers of 8 bits multiply.
+        quantised: whether that is what the multiply-adds are, or those of most layers.
     """
 
     lanes: int
@@ -42,6 +44,11 @@ class Machine:
     by_element: bool
     dtype: str
     integer: Integer
+    quantised: bool = False
+
+    def of_words(self) -> Machine:
+        """The same core, seen by layers whose multiply-adds are dot products of words."""
+        return self if self.quantised else replace(self, quantised=True)
 
     def channels(self, count: int) -> int:
         """How many channels an activation of `count` has in memory.
@@ -62,7 +69,7 @@ class Machine:
             tile = self.tile_rows(vectors)
             return padded * self.tile_cycles(tile, vectors) / (tile * vectors), -vectors
 
-        best = min(range(1, _MAX_PACK + 1), key=cost)
+        best = min(_QUANTISED_PACKS if self.quantised else _PACKS, key=cost)
         pack = best * self.lanes
         return pack, -(-count // pack) * pack
 
@@ -70,9 +77,10 @@ class Machine:
         """The most pixels that a register tile of `vectors` vectors of outputs can have."""
         # Beside the accumulators: the weights' vectors, and one of inputs for each pixel (by
         # element) or one broadcast input.
+        registers = self.registers - (self.integer.temporaries if self.quantised else 0)
         if self.by_element:
-            return max(1, (self.registers - 1 - vectors) // (vectors + 1))
-        return max(1, (self.registers - vectors - 1) // vectors)
+            return max(1, (registers - 1 - vectors) // (vectors + 1))
+        return max(1, (registers - vectors - 1) // vectors)
 
     def tile_cycles(self, rows: int, vectors: int) -> float:
         """Estimated cycles of a tile for one input channel."""

@@ -23,6 +23,7 @@ from .worker import Worker, WorkerLostError
 _LOSSES_IN_A_ROW = 3
 _OPENING_TRIES = 2
 _CONNECT_S = 60  # the worker imports TVM first
+_POOL_MODE = 1  # the thread pool's kBig; with a number of threads nothing follows from it
 
 
 class Endpoint(Protocol):
@@ -41,6 +42,11 @@ class Endpoint(Protocol):
     @property
     def key(self) -> str:
         """The server's key; empty where it has none."""
+        ...
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        """The board's CPUs that kernels run on; empty where none were named."""
         ...
 
 
@@ -179,7 +185,7 @@ class Meter:
             endpoint = self._stack.enter_context(self._open_endpoint())
             address = (endpoint.host, endpoint.port, endpoint.key)
             try:
-                self._worker.call(connect, _CONNECT_S, address)
+                self._worker.call(connect, _CONNECT_S, address, len(endpoint.cpus))
             except Exception as error:
                 self.close()
                 if not tries_left:
@@ -201,12 +207,19 @@ _session: Any = None
 _arguments: tuple[tuple[Argument, ...], list[Any]] = ((), [])
 
 
-def connect(address: Address) -> None:
-    """Open the worker's only session. Runs in a worker."""
+def connect(address: Address, threads: int) -> None:
+    """Open the worker's only session. Runs in a worker.
+
+    Args:
+        threads: of the kernels; 0 is as many as the server takes.
+    """
     global _session  # noqa: PLW0603 (one session a process)
     from tvm import rpc
 
     _session = rpc.connect(*address)
+    if threads:
+        # By itself the pool takes no more threads than there are CPUs of the highest clock.
+        _session.get_function("runtime.config_threadpool")(_POOL_MODE, threads)
 
 
 def time_library(library: str, arguments: tuple[Argument, ...], timing: Timing) -> Outcome:

@@ -52,7 +52,8 @@ def prepare(
     # Fusion: bias, activation and residual sum join the operator before them
     graph = fuse_elementwise(graph)
     # Kernels: TIR with packed weights, called from one Relax function
-    mod = emit(graph, machine_of(board, precision), preprocess)
+    machine = machine_of(board, precision)
+    mod = emit(graph, machine.of_words() if graph.quantised else machine, preprocess)
     return _dump(dump, "1-prepared")(mod)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..machine import Machine
 from .common import Schedule
 from .conv2d import Conv2d
+from .pixels import PixelWords
 from .pointwise import Elementwise, GlobalPool, Plain
 from .window import SlidingWindow
 from .winograd import Winograd
@@ -24,6 +25,7 @@ _SCHEDULES: dict[str, type[Schedule]] = {
     "winograd2": Winograd,
     "winograd4": Winograd,
     "depthwise": SlidingWindow,
+    "pixel_words": PixelWords,
     "max_pool": SlidingWindow,
     "avg_pool": SlidingWindow,
     "global_pool": GlobalPool,
@@ -40,7 +42,10 @@ def find_schedule(func: PrimFunc, machine: Machine) -> Schedule | None:
         None for a function that is none of our kernels.
     """
     attributes = func.attrs or {}
-    schedule = _SCHEDULES.get(str(attributes.get("edgecompress.op", "")))
+    kind = attributes.get("edgecompress.schedule", attributes.get("edgecompress.op", ""))
+    schedule = _SCHEDULES.get(str(kind))
+    if attributes.get("edgecompress.type") == "int8":
+        machine = machine.of_words()
     return schedule(machine) if schedule else None
 
 

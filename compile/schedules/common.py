@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..machine import Machine
 
 # Handles of blocks and loops, and drawn numbers: TVM types them all as opaque objects.
@@ -88,6 +90,17 @@ def vectorize(sch: TirSchedule, loop: Handle, lanes: int) -> Handle | None:
     return outer
 
 
+def stored_lanes(sch: TirSchedule, block: Handle, size: int, machine: Machine) -> int:
+    """How many of `size` neighbouring results are computed as one vector: as many as fill a
+    register when they are stored, where that goes into `size`.
+    """
+    stored = np.dtype(str(sch.get(block).writes[0].source.dtype)).itemsize
+    lanes = machine.lanes * np.dtype(machine.dtype).itemsize // stored
+    while lanes > machine.lanes and size % lanes:
+        lanes //= 2
+    return max(lanes, machine.lanes)
+
+
 def unroll(sch: TirSchedule, *loops: Handle | None) -> None:
     """Unroll these loops."""
     for loop in loops:
@@ -114,8 +127,9 @@ def schedule_pad(sch: TirSchedule, blocks: dict[str, Handle], machine: Machine) 
     if "pad" not in blocks:
         return
     height, width, channels = sch.get_loops(blocks["pad"])
-    written = extent(sch, height) * extent(sch, width) * extent(sch, channels) * 4
-    vectorize(sch, channels, machine.lanes)
+    size = extent(sch, channels)
+    written = extent(sch, height) * extent(sch, width) * size * 4
+    vectorize(sch, channels, stored_lanes(sch, blocks["pad"], size, machine))
     share(sch, height, written, machine)
 
 

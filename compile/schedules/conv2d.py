@@ -22,6 +22,7 @@ from .common import (
     schedule_pad,
     share,
     stages,
+    stored_lanes,
     unroll,
     vectorize,
 )
@@ -119,7 +120,8 @@ class Conv2d(Schedule):
         outer = sch.fuse(block, packs)
         if line % number(sch, rows):
             partition_tail(sch, tile)
-        unroll(sch, tile_pixels, vectorize(sch, within, machine.lanes))
+        lanes = stored_lanes(sch, epilogue, geometry.pack, machine)
+        unroll(sch, tile_pixels, vectorize(sch, within, lanes))
         share(sch, outer, geometry.height * geometry.width * geometry.outputs * 4, machine)
         return tile
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from .common import Schedule, TirSchedule, extent, inline, share, stages, unroll, vectorize
+from .common import (
+    Schedule,
+    TirSchedule,
+    extent,
+    inline,
+    share,
+    stages,
+    stored_lanes,
+    unroll,
+    vectorize,
+)
 
 _POOL_VECTORS = 4  # sums side by side: one alone would wait for the adder's latency
 
@@ -19,7 +29,8 @@ class Elementwise(Schedule):
         for loop in loops:
             written *= extent(sch, loop)
         pixels = sch.fuse(*loops[:-1])
-        vectorize(sch, loops[-1], self.machine.lanes)
+        size = extent(sch, loops[-1])
+        vectorize(sch, loops[-1], stored_lanes(sch, blocks["epilogue"], size, self.machine))
         share(sch, pixels, written, self.machine)
 
 

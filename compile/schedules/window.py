@@ -18,6 +18,7 @@ from .common import (
     schedule_pad,
     share,
     stages,
+    stored_lanes,
     unroll,
     vectorize,
 )
@@ -48,7 +49,8 @@ class SlidingWindow(Schedule):
         height, width, count = (extent(sch, loop) for loop in (down, across, channels))
         kh, kw = (extent(sch, loop) for loop in sch.get_loops(main)[-2:])
 
-        vectors = choose(sch, _packs(count // machine.lanes), 1)
+        lanes = stored_lanes(sch, epilogue, count, machine)
+        vectors = choose(sch, _packs(count // machine.lanes), lanes // machine.lanes)
         lines = choose(sch, divisors(height), self._lines(height))
         most = max(1, (machine.registers - 2) // (2 * number(sch, vectors)))
         rows = choose(sch, range(1, min(width, most, 8) + 1), _row_tile(width, most))
@@ -59,7 +61,8 @@ class SlidingWindow(Schedule):
         outer = sch.fuse(block, packs)
         if width % number(sch, rows):
             partition_tail(sch, tile)
-        unroll(sch, pixels, vectorize(sch, within, machine.lanes))
+        lanes = min(lanes, number(sch, vectors) * machine.lanes)
+        unroll(sch, pixels, vectorize(sch, within, lanes))
         share(sch, outer, height * width * count * 4, machine)
 
         sch.compute_at(main, tile, preserve_unit_loops=True)
