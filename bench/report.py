@@ -22,6 +22,7 @@ from ..targets import Board
 from . import sections
 from .accuracy import Labelled, agreement, match
 from .board_run import BoardRun
+from .precision import precision_facts
 from .schema import AgreementFacts, Latency, Memory, Report, RunFacts
 
 
@@ -38,6 +39,8 @@ class Material:
         reference: PyTorch's records of the same photos; None where it was not run.
         compression: compression.json's content, or None.
         database: the tuning database that the compiler was given, or None.
+        precision: what the networks were to compute with.
+        quantization: quantization.json's content; None where nothing is int8.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Material:
     reference: Mapping[str, Record] | None = None
     compression: dict[str, Any] | None = None
     database: Path | None = None
+    precision: str = "float32"
+    quantization: dict[str, Any] | None = None
 
 
 def build_report(material: Material) -> Report:
@@ -111,6 +116,9 @@ def _report(material: Material, manifest: Manifest) -> Report:
         compression=material.compression,
         origin={**manifest.cascade.origin, **manifest.origin},
         failures=sections.failures(answers, reference),
+        precision=precision_facts(
+            material.precision, material.quantization, manifest.cascade, missing
+        ),
         not_measured=missing,
     )
 

@@ -10,7 +10,15 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from .accuracy import NEVER
 
@@ -211,6 +219,53 @@ class TradeOff(_Part):
     points: Annotated[list[TradeOffPoint], Field(min_length=1)]
 
 
+class CalibrationPhotos(_Part):
+    """Photos that int8 rests on: `views` of so many `photos`."""
+
+    name: str
+    photos: Count
+    views: Count
+    unreadable: Count
+
+
+class PrecisionNetwork(_Part):
+    """A network's numbers on the gate's photos, beside those of its float32 self.
+
+    Attributes:
+        layers: convolutions and dense layers that could be int8; `int8` of them are.
+        float32: the names of the others, the most sensitive first.
+        expected_drop: of top-1, by the float network's own probabilities.
+        agreement: share of equal answers.
+        top1: in float32 and in int8.
+    """
+
+    network: str
+    precision: Literal["float32", "float16", "int8"]
+    layers: Count | None
+    int8: Count | None
+    float32: list[str]
+    expected_drop: Fraction | None
+    agreement: Fraction | None
+    top1: tuple[Fraction, Fraction] | None
+
+
+class Precision(_Part):
+    """What the board computed with, where that is not float32.
+
+    Attributes:
+        allowed_drop: the gate: the largest expected drop of top-1 of a network.
+        ranges, gate: the photos of each.
+        shared: photos of these that are also among the reported ones.
+    """
+
+    precision: Literal["float16", "int8"]
+    allowed_drop: Fraction | None
+    ranges: CalibrationPhotos | None
+    gate: CalibrationPhotos | None
+    shared: Count | None
+    networks: list[PrecisionNetwork]
+
+
 class Failure(_Part):
     """A photo that could not be classified, or something else that went wrong."""
 
@@ -228,6 +283,7 @@ class Report(_Part):
         not_measured: path of a null (`board.before.temperature_c`) to the reason for it; a path
             covers what is below it.
         compression: what compression measured on the way (`compression.json`).
+        precision: absent where all is float32.
     """
 
     schema_version: Literal[1] = 1
@@ -252,6 +308,14 @@ class Report(_Part):
     origin: dict[str, str]
     failures: list[Failure]
     not_measured: dict[str, str]
+    precision: Precision | None = None
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document = handler(self)
+        if self.precision is None:
+            document.pop("precision", None)
+        return document
 
     @model_validator(mode="after")
     def _reasoned(self) -> Report:

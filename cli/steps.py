@@ -345,6 +345,8 @@ def report(run: Run) -> None:
         reference=read_records(run.reference),
         compression=read_json(run.cascade / "compression.json", "compression record"),
         database=run.database if run.database.exists() else None,
+        precision=run.job.quantize.precision,
+        quantization=read_quantization(run),
     )
     built = build_report(material)
     write_report(built, run.report)
@@ -411,6 +413,13 @@ def _onnx(run: Run) -> dict[str, str]:
 def read_networks(run: Run) -> dict[str, Any]:
     """What the compiler said of each network."""
     return read_json(run.space.path("compiled", "networks.json"), "compiled networks")
+
+
+def read_quantization(run: Run) -> Any:
+    """What the quantize step left; None where the job's networks are not int8."""
+    if run.job.quantize.precision != "int8":
+        return None
+    return read_json(run.quantized / "quantization.json", "quantisation record")
 
 
 def read_tuning(run: Run) -> Any:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from edgecompress.files import read_json, sha256_file
 
 from . import show
-from .steps import Run, read_networks, read_tuning
+from .steps import Run, read_networks, read_quantization, read_tuning
 
 if TYPE_CHECKING:
-    from ..bench.schema import Report, Scores
+    from ..bench.schema import Precision, Report, Scores
 
 Tell = Callable[[Run, bool], Any]
 
@@ -65,7 +65,7 @@ def quantize(run: Run, as_json: bool) -> Any:
         if not as_json:
             show.say(f"precision {run.job.quantize.precision}: give --precision int8 to quantise")
         return {"cascade": str(run.cascade), "result": None}
-    record = read_json(run.quantized / "quantization.json", "quantisation record")
+    record = read_quantization(run)
     if not as_json:
         rows = [
             [
@@ -183,14 +183,18 @@ _PARTS = ["part", ">p50 ms", ">p90 ms", ">p99 ms", ">n", ">answered", ">top-1 of
 
 def _headlines(told: Report) -> list[list[str]]:
     accuracy, reference = told.accuracy, told.accuracy.reference
+    float32 = " float32" if told.precision else ""
+    beside = f"PyTorch{float32} {_interval(reference)}" if reference else ""
     rows = [
-        ["top-1", _interval(accuracy), f"PyTorch {_interval(reference)}" if reference else ""],
+        ["top-1", _interval(accuracy), beside],
         ["photos", str(accuracy.n), f"{accuracy.failed} could not be read"],
     ]
     if told.agreement:
         worst = told.agreement.max_logit_difference
         beside = "" if worst is None else f"largest logit difference {worst:.2g}"
-        rows.append(["same top-1 as PyTorch", f"{told.agreement.top1:.1%}", beside])
+        rows.append([f"same top-1 as PyTorch{float32}", f"{told.agreement.top1:.1%}", beside])
+    if told.precision:
+        rows.append(["precision", told.precision.precision, _gated(told.precision)])
     if told.macs.mean is not None and told.macs.saved is not None:
         beside = f"{told.macs.saved:.1%} less than the last member alone"
         rows.append(["M MACs a photo", f"{told.macs.mean / 1e6:.1f}", beside])
@@ -202,6 +206,16 @@ def _headlines(told: Report) -> list[list[str]]:
     size, runtime = told.bundle.size_bytes, told.bundle.runtime_bytes
     rows.append(["bundle", f"{size / 1e6:.1f} MB", f"{runtime / 1e6:.1f} MB of it runtime"])
     return rows
+
+
+def _gated(precision: Precision) -> str:
+    """How many layers are int8, and the largest expected drop."""
+    gated = [one for one in precision.networks if one.expected_drop is not None]
+    if not gated:
+        return "no gate"
+    int8, layers = (sum(getattr(one, key) or 0 for one in gated) for key in ("int8", "layers"))
+    worst = max(one.expected_drop or 0.0 for one in gated)
+    return f"{int8} of {layers} layers, expected drop of top-1 {worst:.2%} at most"
 
 
 def _interval(scores: Scores) -> str:

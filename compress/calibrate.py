@@ -13,7 +13,8 @@ from edgecompress import events
 from edgecompress.errors import CompileError
 
 from ..runner.spec import Preprocess
-from .qdq import Graph, Quantisers
+from .graph import Graph, Layer
+from .qdq import Quantisers
 from .ranges import BINS, Affine, Histogram, count, input_range, least_error, quantise_weights
 
 Run = Any
@@ -95,20 +96,12 @@ def logits(
 
 
 def find_quantisers(
-    graph: Graph,
-    name: str,
-    photos: np.ndarray,
-    preprocess: Preprocess,
-    *,
-    shrink: bool = True,
-    correct: bool = True,
+    graph: Graph, name: str, photos: np.ndarray, preprocess: Preprocess
 ) -> Quantisers:
     """Quantisers for every layer that can be int8, from what its tensors are on photos.
 
     Args:
         photos: uint8 `[n, r, r, 3]`, as the runner makes them.
-        shrink: see `quantise_weights`.
-        correct: whether biases take up the mean error of their layer.
 
     Raises:
         CompileError: the network does not run, or has values that are not finite.
@@ -119,15 +112,13 @@ def find_quantisers(
         if graph.input in group:
             quantiser = input_range(preprocess)
         else:
-            quantiser = least_error([histograms[one] for one in sorted(group) if one in histograms])
+            quantiser = least_error([histograms[one] for one in sorted(group & set(histograms))])
         activations |= dict.fromkeys(group, quantiser)
     weights = {
-        layer.name: quantise_weights(graph.constants[layer.weight], layer.axis, shrink)
+        layer.name: quantise_weights(graph.constants[layer.weight], layer.axis)
         for layer in graph.layers
     }
     found = Quantisers(activations, weights, {})
-    if not correct:
-        return found
     corrections = _corrections(graph, name, photos, preprocess, found)
     return Quantisers(activations, weights, corrections)
 
@@ -210,7 +201,7 @@ def _corrections(
     }
 
 
-def _twin(graph: Graph, layer: Any, names: dict[str, str]) -> list[Any]:
+def _twin(graph: Graph, layer: Layer, names: dict[str, str]) -> list[Any]:
     """The layer once more, on its int8 numbers, and the mean of what is missing in its output."""
     from onnx import NodeProto, helper
 

@@ -18,8 +18,9 @@ from ..runner.spec import Cascade, Preprocess
 from .calibrate import find_quantisers, logits
 from .evaluate import read_cascade
 from .gate import Loss, fewest_kept, loss
+from .graph import Graph, read_graph
 from .photos import PhotoSet
-from .qdq import Graph, Quantisers, read_graph, write_qdq
+from .qdq import Quantisers, write_qdq
 from .views import Inputs, record_inputs
 
 RECORD = "quantization.json"
