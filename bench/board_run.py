@@ -53,7 +53,12 @@ class Options(Protocol):
 
     @property
     def threads(self) -> int | None:
-        """CPU threads; None is the board's cores."""
+        """CPU threads; None is the cores of the cluster."""
+        ...
+
+    @property
+    def cluster(self) -> str:
+        """Which of the board's cores: "fast", "efficient" or "all"."""
         ...
 
     @property
@@ -143,6 +148,7 @@ def identify(paths: Sequence[Path]) -> dict[str, Path | None]:
 def _command(deployed: Deployment, options: Options) -> list[str]:
     command = [PYTHON, deployed.runner, deployed.bundle]
     command += ["--warmup", str(options.warmup), "--repeat", str(options.repeat)]
+    command += ["--cluster", options.cluster]
     if options.threads:
         command += ["--threads", str(options.threads)]
     if options.profile:

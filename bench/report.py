@@ -103,6 +103,7 @@ def _report(material: Material, manifest: Manifest) -> Report:
             load_ms=measured["load_ms"],
             wall_s=measured["wall_s"],
             **{key: measured["options"][key] for key in ("threads", "warmup", "repeat")},
+            **{key: measured["cpus"][key] for key in ("cluster", "core", "cpus")},
         ),
         predictor=sections.predictor_facts(manifest.cascade, answers, missing),
         stages=sections.stage_facts(manifest.cascade, answers, missing),

@@ -100,9 +100,16 @@ class BoardFacts(_Part):
 
 
 class RunFacts(_Part):
-    """How the board was measured."""
+    """How the board was measured.
+
+    `cpus` are the numbers of the CPUs that the networks ran on, `core` what these are ("" where
+    they are of several sorts).
+    """
 
     threads: Count
+    cluster: Literal["fast", "efficient", "all"]
+    core: str
+    cpus: list[Count]
     warmup: Count
     repeat: Count
     load_ms: float

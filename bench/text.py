@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .schema import Scores
+from .schema import RunFacts, Scores
 
 NOTHING = "not measured"
 
@@ -39,6 +39,15 @@ def interval(scores: Scores) -> str:
         return NOTHING
     low, high = scores.top1_interval
     return f"{low * 100:.1f} to {high * 100:.1f} %"
+
+
+def cpus(run: RunFacts) -> str:
+    """The CPUs of a run: "CPU 4" or "CPUs 4-7 (cortex-a76)"; a gap begins a new range."""
+    starts = [cpu for cpu in run.cpus if cpu - 1 not in run.cpus]
+    ends = [cpu for cpu in run.cpus if cpu + 1 not in run.cpus]
+    ranges = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
+    word = "CPU" if len(run.cpus) == 1 else "CPUs"
+    return f"{word} {', '.join(ranges)}" + f" ({run.core})" * bool(run.core)
 
 
 def short_name(network: str) -> str:

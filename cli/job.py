@@ -71,7 +71,8 @@ class BenchTable(BaseModel):
     Attributes:
         limit: the most photos, taken evenly from the whole set; None is all.
         emulated_limit: the same where the board's CPU is emulated, which is slow.
-        threads: CPU threads of the compiled networks; None is the board's cores.
+        threads: CPU threads of the compiled networks; None is as many as `cluster` has cores.
+        cluster: which of the board's cores networks are compiled for, tuned on and run on.
         warmup: classifications before the clock counts.
         repeat: classifications of each photo; the first one's answer counts, all times do.
         profile: time every operator too.
@@ -81,6 +82,7 @@ class BenchTable(BaseModel):
     limit: Annotated[int, Field(gt=0)] | None = None
     emulated_limit: Annotated[int, Field(gt=0)] | None = None
     threads: Annotated[int, Field(gt=0, le=64)] | None = None
+    cluster: Literal["fast", "efficient", "all"] = "fast"
     warmup: Annotated[int, Field(ge=0)] = 3
     repeat: Annotated[int, Field(gt=0)] = 1
     profile: bool = False

@@ -45,6 +45,15 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
+class ClusterChoice(StrEnum):
+    """What `--cluster` may say; by default what the job says."""
+
+    JOB = "job"
+    FAST = "fast"
+    EFFICIENT = "efficient"
+    ALL = "all"
+
+
 JobFile = Annotated[Path, typer.Argument(help="A job file, such as examples/demo.toml.")]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="The job's folder; by default out/<name>.")
@@ -72,6 +81,17 @@ Cost = Annotated[
 Numbers = Annotated[
     Precision | None,
     typer.Option("--precision", help="What the compiled networks compute with; overrides the job."),
+]
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", "-t", min=1, max=64, help="CPU threads; absent: the cluster's cores."
+    ),
+]
+OnCluster = Annotated[
+    ClusterChoice,
+    typer.Option("--cluster", help="Which cores of a big.LITTLE board to compile for and run on."),
 ]
 
 
@@ -103,9 +123,12 @@ def _command(last: str, tell: summary.Tell) -> Any:
         budget: Budget = None,
         trials: Trials = None,
         cost: Cost = TuningCost.JOB,
+        threads: Threads = None,
+        cluster: OnCluster = ClusterChoice.JOB,
         as_json: Json = False,
     ) -> Any:
         wanted = _overridden(load_job(job), limit, budget, trials, cost)
+        wanted = _placed(wanted, threads, cluster)
         if precision is not None:
             quantize = wanted.quantize.model_copy(update={"precision": precision.value})
             wanted = wanted.model_copy(update={"quantize": quantize})
@@ -131,6 +154,14 @@ def _overridden(
     if cost is not TuningCost.JOB:
         tune = tune.model_copy(update={"cost": cost.value})
     return job.model_copy(update={"bench": bench, "tune": tune})
+
+
+def _placed(job: Job, threads: int | None, cluster: ClusterChoice) -> Job:
+    """The job with other cores or another number of threads."""
+    changed: dict[str, Any] = {} if threads is None else {"threads": threads}
+    if cluster is not ClusterChoice.JOB:
+        changed["cluster"] = cluster.value
+    return job.model_copy(update={"bench": job.bench.model_copy(update=changed)})
 
 
 def _seconds(text: str) -> float:

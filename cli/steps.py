@@ -14,10 +14,10 @@ from edgecompress.errors import BoardError, unknown_name
 from edgecompress.files import building, read_json, sha256_file, sha256_json, write_json
 
 from ..rpc import connect
-from ..targets import Board, board_names, load_board, require_supported
+from ..targets import Board, ClusterName, board_names, load_board, require_supported
 from ..targets.inventory import entries
 from .job import Job, compress_config, pretrained_config
-from .precision import calibration_photos, compiler_precision, require_precision
+from .precision import calibration_photos, compiler_precision, require_float16
 from .state import Workspace
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class Run:
     def board(self) -> Board:
         """What the board is."""
         return require_supported(find_board(self.board_name))
+
+    @property
+    def seen(self) -> Board:
+        """The board as the networks see it: one cluster of it, or all cores."""
+        return self.board.on(self.job.bench.cluster)
 
     @cached_property
     def photos(self) -> PhotoSet:
@@ -225,13 +230,13 @@ def tune(run: Run) -> None:
             if budget.cost == "cycles":
                 from ..bench.emulated.estimate import cycle_estimate
 
-                estimate = cycle_estimate(run.board)
+                estimate = cycle_estimate(run.seen)
             else:
                 session = stack.enter_context(connect(run.board_name))
-                source = partial(endpoint, session)
+                source = partial(endpoint, session, run.job.bench.cluster)
             result = tune_networks(
                 run.networks(),
-                run.board,
+                run.seen,
                 read_cascade(run.deployed).preprocess,
                 source,
                 database=run.database,
@@ -245,7 +250,7 @@ def tune(run: Run) -> None:
     inputs = {
         "budget": budget.model_dump(),
         "networks": _onnx(run),
-        "board": run.board.tvm_target(),
+        "board": run.seen.tvm_target(),
         "name": run.board_name,
         **compiler_precision(run.job),
     }
@@ -258,11 +263,13 @@ def _never() -> Any:
 
 
 @contextmanager
-def endpoint(session: Session) -> Iterator[Any]:
-    """An RPC server on the session's board, reachable from here."""
+def endpoint(session: Session, cluster: ClusterName = "fast") -> Iterator[Any]:
+    """An RPC server on the CPUs of a cluster of the session's board, reachable from here."""
+    from ..bench.placement import placement
     from ..rpc.server import rpc_server
 
-    with rpc_server(session, deadline=SERVER_S) as reached:
+    cpus = placement(session, cluster).cpus
+    with rpc_server(session, deadline=SERVER_S, cpus=cpus) as reached:
         yield reached
 
 
@@ -281,7 +288,7 @@ def compile_(run: Run) -> None:
             results = {
                 onnx.stem: compile_network(
                     onnx,
-                    run.board,
+                    run.seen,
                     preprocess,
                     folder / f"{onnx.stem}.so",
                     database=database,
@@ -289,12 +296,14 @@ def compile_(run: Run) -> None:
                 )
                 for onnx in events.track(run.networks(), f"compiling for {run.board.name}")
             }
-            build_bundle(run.deployed, results, run.board, run.bundle)
+            cluster = run.job.bench.cluster
+            build_bundle(run.deployed, results, run.board, run.bundle, cluster)
             write_json(folder / "networks.json", {k: v.info for k, v in results.items()})
 
     inputs = {
         "cascade": _folder(run.deployed),
         "board": asdict(run.board),
+        "cluster": run.job.bench.cluster,
         "code": _code("compile", "runner"),
         "database": sha256_file(run.database) if run.database.exists() else None,
         **compiler_precision(run.job),
@@ -374,8 +383,8 @@ def run_until(run: Run, last: str) -> Run:
     """Do every step up to `last` that is not yet done; returns the job on the board it ran on."""
     if last in _ON_THE_BOARD and not (last == "tune" and run.job.tune.cost == "cycles"):
         run = replace(run, board_name=usable_board(run.job, run.board_name))
-    if "compile" in _upto(last) or last == "tune":
-        require_precision(run.job, run.board)
+    if run.job.quantize.precision == "float16" and "tune" in _upto(last):
+        require_float16(run.board)
     for name in _upto(last):
         # A bench deploys what it needs by itself.
         if name != "deploy" or last == "deploy":

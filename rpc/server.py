@@ -11,7 +11,7 @@ import re
 import secrets
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,12 @@ from .session import Session
 START_S = 120.0
 FIRST_PORT, LAST_PORT = 9090, 9190
 
+# TVM's server on some of the CPUs only: its first argument, taken away before it reads the rest.
+_ON_CPUS = (
+    "import os, runpy, sys; os.sched_setaffinity(0, map(int, sys.argv.pop(1).split(',')));"
+    " runpy.run_module('tvm.exec.rpc_server', run_name='__main__', alter_sys=True)"
+)
+
 _BOUND = re.compile(r"bind to 127\.0\.0\.1:(\d+)")
 # From TVM's `rpc/base.py`: the first word of a client, and the answer to a key that is not ours.
 _MAGIC = 0xFF271
@@ -34,19 +40,26 @@ _MISMATCH = _MAGIC + 2
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An RPC server as seen from this machine: `tvm.rpc.connect(host, port, key)`."""
+    """An RPC server as seen from this machine: `tvm.rpc.connect(host, port, key)`.
+
+    `cpus` are those of the board that it runs on; empty where none were named.
+    """
 
     host: str
     port: int
     key: str
+    cpus: tuple[int, ...] = ()
 
 
 @contextmanager
-def rpc_server(session: Session, *, deadline: float) -> Iterator[Endpoint]:
+def rpc_server(
+    session: Session, *, deadline: float, cpus: Sequence[int] = ()
+) -> Iterator[Endpoint]:
     """An RPC server on the board of `session`, with all that it needs.
 
     Args:
         deadline: seconds that the server may run at most; then the board itself ends it.
+        cpus: numbers of the board's CPUs that it may use; all where none are named.
 
     Raises:
         BoardError: it cannot be brought there, or does not answer.
@@ -56,7 +69,12 @@ def rpc_server(session: Session, *, deadline: float) -> Iterator[Endpoint]:
     if session.board.kind != "host":
         env |= {"PYTHONPATH": provision(session), "PYTHONNOUSERSITE": "1"}
     key = f"edgecompress-{secrets.token_hex(8)}"
-    argv = ["python3", "-m", "tvm.exec.rpc_server", "--host", "127.0.0.1", "--key", key]
+    argv = ["python3", "-m", "tvm.exec.rpc_server"]
+    if cpus:
+        argv = ["python3", "-c", _ON_CPUS, ",".join(map(str, cpus))]
+        # The pool would bind its threads by clock, past the CPUs that were named.
+        env |= {"TVM_BIND_THREADS": "0", "TVM_NUM_THREADS": str(len(cpus))}
+    argv += ["--host", "127.0.0.1", "--key", key]
     argv += ["--port", str(FIRST_PORT), "--port-end", str(LAST_PORT)]
     limit = Deadline(min(deadline, START_S))
     with session.start(argv, timeout=deadline, env=env) as running:
@@ -64,7 +82,7 @@ def rpc_server(session: Session, *, deadline: float) -> Iterator[Endpoint]:
             port = _bound_port(running, session.name, limit)
         with session.forward(port) as local:
             _require_answer(local, session.name, limit)
-            yield Endpoint("127.0.0.1", local, key)
+            yield Endpoint("127.0.0.1", local, key, tuple(cpus))
 
 
 def _bound_port(running: Running, name: str, limit: Deadline) -> int:

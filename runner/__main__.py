@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .bundle import Bundle, open_bundle
+from .cpus import CHOICES, pin, place
 from .errors import RunnerError
 
 _INPUT_EXIT, _BOARD_EXIT = 3, 4
@@ -39,6 +40,10 @@ def main(arguments: "Optional[list[str]]" = None) -> int:
 
 
 def _run(bundle: Bundle, options: argparse.Namespace) -> None:
+    target = bundle.manifest.target
+    placement = place(target.clusters, options.cluster or target.cluster)
+    # Before numpy and the runtime start their threads: these stay where the process is.
+    pin(placement)
     try:
         from .run import Options, find_photos, listed_photos, run
     except ImportError as error:
@@ -53,14 +58,15 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> None:
     if not photos:
         raise RunnerError("input", "no photos", "name files or folders: --photos PATH...")
     settings = Options(
-        threads=options.threads or len(os.sched_getaffinity(0)),
+        threads=options.threads or len(placement.cpus),
+        cluster=placement.cluster,
         warmup=options.warmup,
         repeat=options.repeat,
         latency_photos=options.latency_photos,
         profile=options.profile,
         every_stage=options.every_stage,
     )
-    run(bundle, photos, options.out, settings, _say)
+    run(bundle, photos, options.out, settings, placement=placement, say=_say)
 
 
 def _say(line: "dict[str, Any]") -> None:
@@ -89,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--check", action="store_true", help="check (and unpack) the bundle only")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="results")
     parser.add_argument("--unpack", type=Path, default=_cache(), metavar="DIR", help=_UNPACK_HELP)
-    parser.add_argument("--threads", type=_positive, metavar="N", help="default: all cores")
+    parser.add_argument("--threads", type=_positive, metavar="N", help=_THREADS_HELP)
+    parser.add_argument("--cluster", choices=CHOICES, help="default: what the bundle is made for")
     parser.add_argument("--warmup", type=_count, default=3, metavar="N", help="untimed runs first")
     parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="runs a photo")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N photos")
@@ -103,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_THREADS_HELP = "default: as many as the cluster has cores"
 _UNPACK_HELP = "where archives are unpacked"
 
 

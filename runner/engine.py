@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -18,6 +18,7 @@ from .manifest import library
 
 _POOLED_ALLOCATOR = 2  # of the runtime's allocators the one that reuses memory
 _CPU = 1  # DLPack's kDLCPU
+_ONE_CPU_EACH = -2  # the thread pool's kSpecifyOneCorePerThread
 _GO_ON = 0  # an instrument's answer: run the call as it is
 
 
@@ -29,12 +30,13 @@ class Engine:
     numpy versions that know no DLPack (before 1.22).
     """
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, cpus: Sequence[int]) -> None:
         """Load the runtime and all networks.
 
         Args:
             bundle: checked; nothing of it has run before.
             threads: CPU threads of the compiled code.
+            cpus: that they run on.
 
         Raises:
             RunnerError: (`runtime`) the runtime cannot be loaded; (`model`) a network cannot.
@@ -42,6 +44,8 @@ class Engine:
         start = time.perf_counter()
         self._ffi = _load_runtime(bundle.folder / "runtime", threads)
         get = self._ffi.get_global_func
+        # By itself the pool takes the CPUs of the highest clock, and no more threads than these.
+        get("runtime.config_threadpool")(_ONE_CPU_EACH, threads, [str(cpu) for cpu in cpus])
         self._allocate = get("runtime.TVMTensorAllocWithScope")
         self._copy_in = get("runtime.TVMTensorCopyFromBytes")
         self._copy_out = get("runtime.TVMTensorCopyToBytes")
@@ -126,7 +130,7 @@ class Engine:
 
 
 def _load_runtime(folder: Path, threads: int) -> Any:
-    # Read once, when the thread pool starts.
+    # Read once, when the thread pool starts. It binds each thread to a CPU unless told otherwise.
     os.environ["TVM_NUM_THREADS"] = str(threads)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

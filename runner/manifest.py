@@ -11,6 +11,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
+from .cpus import CHOICES, Cluster
 from .errors import RunnerError
 from .spec import Cascade, cascade_from_json
 
@@ -22,8 +23,10 @@ MAX_MANIFEST = 32 << 20
 MAX_FILES = 2000
 MAX_TOTAL = 2 << 30
 """Limits in bytes and files: far above any bundle, far below what fills a board."""
+MAX_CLUSTERS, MAX_CORES = 8, 1024
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_ARM_PART = re.compile(r"(0x[0-9a-f]{3})?\Z")
 _PART = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*\Z")
 
 
@@ -49,6 +52,8 @@ class Target:
         features: flags that /proc/cpuinfo must show.
         glibc: the oldest C library that will do ("2.28").
         python: the only Python that will do ("3.11").
+        clusters: the board's cores by sort, fastest first; may be empty.
+        cluster: which of them the code was made for, one of `cpus.CHOICES`.
     """
 
     board: str
@@ -60,6 +65,8 @@ class Target:
     features: tuple[str, ...]
     glibc: str
     python: str
+    clusters: tuple[Cluster, ...] = ()
+    cluster: str = CHOICES[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,16 +188,37 @@ def _target(value: Any) -> Target:
         raise wrong("the manifest has no 'target'")
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(Target):
-        item = value.get(field.name)
+        item = value.get(field.name, field.default)
         if field.name in ("mattr", "features"):
             if not isinstance(item, list) or not all(isinstance(one, str) for one in item):
                 raise wrong(f"the manifest's 'target.{field.name}' is not a list of texts")
             fields[field.name] = tuple(item)
+        elif field.name == "clusters":
+            fields[field.name] = _clusters(item)
         elif isinstance(item, str):
             fields[field.name] = item
         else:
             raise wrong(f"the manifest's 'target.{field.name}' is not a text")
+    if fields["cluster"] not in CHOICES:
+        raise wrong(f"the manifest's 'target.cluster' is none of {', '.join(CHOICES)}")
     return Target(**fields)
+
+
+def _clusters(value: Any) -> tuple[Cluster, ...]:
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_CLUSTERS:
+        raise wrong("the manifest's 'target.clusters' is not a short list")
+    return tuple(_cluster(item) for item in value)
+
+
+def _cluster(value: Any) -> Cluster:
+    if not isinstance(value, dict):
+        raise wrong("the manifest's 'target.clusters' are not objects")
+    core, part, cores = (value.get(key) for key in ("core", "part", "cores"))
+    if not isinstance(core, str) or not isinstance(part, str) or not _ARM_PART.match(part):
+        raise wrong("a cluster in the manifest has no core or no part number")
+    if isinstance(cores, bool) or not isinstance(cores, int) or not 1 <= cores <= MAX_CORES:
+        raise wrong("a cluster in the manifest has no number of cores")
+    return Cluster(core, part, cores)
 
 
 def _networks(value: Any) -> dict[str, dict[str, Any]]:

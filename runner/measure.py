@@ -5,7 +5,6 @@ What cannot be read is None, with the reason beside it: never a guess, never a z
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import resource
@@ -66,8 +65,12 @@ def peak_rss_mib(root: Path = PROC) -> float:
     return round(kib / 1024, 1)
 
 
-def identity(root: Path = PROC) -> dict[str, Any]:
-    """What the board is: model, kernel, operating system, cores, memory, software versions."""
+def identity(cores: int, root: Path = PROC) -> dict[str, Any]:
+    """What the board is: model, kernel, operating system, cores, memory, software versions.
+
+    Args:
+        cores: that a process may use, as it was before this one was pinned to some of them.
+    """
     import PIL
     from PIL import features
 
@@ -77,7 +80,7 @@ def identity(root: Path = PROC) -> dict[str, Any]:
         "machine": platform.machine(),
         "kernel": platform.release(),
         "os": _os_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores,
         "memory_mib": _memory_mib(root / "meminfo"),
         "python": platform.python_version(),
         "numpy": np.__version__,

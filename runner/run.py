@@ -13,6 +13,7 @@ from typing import Any, Optional
 from . import measure
 from .bundle import Bundle
 from .cascade import Network, Outcome, classify
+from .cpus import Placement
 from .engine import Engine
 from .errors import RunnerError
 from .photo import decode
@@ -42,6 +43,7 @@ class Options:
 
     Attributes:
         threads: CPU threads of the compiled networks.
+        cluster: which of the board's cores they run on, one of `cpus.CHOICES`.
         warmup: classifications before the clock counts.
         repeat: classifications of a photo; the first one's answer counts, all times do.
         latency_photos: only so many photos are repeated; None is all of them.
@@ -51,6 +53,7 @@ class Options:
     """
 
     threads: int
+    cluster: str = "fast"
     warmup: int = 3
     repeat: int = 1
     latency_photos: Optional[int] = None
@@ -93,13 +96,22 @@ def _identity(path: Path) -> str:
         return str(path)
 
 
-def run(bundle: Bundle, photos: Sequence[Photo], out: Path, options: Options, say: Say) -> None:
+def run(
+    bundle: Bundle,
+    photos: Sequence[Photo],
+    out: Path,
+    options: Options,
+    *,
+    placement: Placement,
+    say: Say,
+) -> None:
     """Classify photos and write predictions.jsonl and measurements.json into `out`.
 
     Photos that predictions.jsonl has already are not run again. A photo that cannot be read is a
     record with its error, and is counted.
 
     Args:
+        placement: the CPUs that this process has been pinned to.
         say: is told of each photo, with `done` and `total`.
 
     Raises:
@@ -119,8 +131,9 @@ def run(bundle: Bundle, photos: Sequence[Photo], out: Path, options: Options, sa
     cascade = bundle.manifest.cascade
     started = time.perf_counter()
     before = measure.telemetry()
-    engine = Engine(bundle, options.threads)
-    say({"event": "loaded", "load_ms": round(engine.load_ms, 1), "resumed": len(known)})
+    engine = Engine(bundle, options.threads, placement.cpus)
+    loaded = {"load_ms": round(engine.load_ms, 1), "cpus": placement.cpus, "resumed": len(known)}
+    say({"event": "loaded", **loaded})
     _warm_up(cascade, engine, todo, options.warmup)
     for index, photo in enumerate(todo):
         repeated = options.latency_photos is None or index < options.latency_photos
@@ -131,7 +144,8 @@ def run(bundle: Bundle, photos: Sequence[Photo], out: Path, options: Options, sa
     result = {
         "format": FORMAT,
         "bundle_sha256": bundle.sha256,
-        "identity": measure.identity(),
+        "identity": measure.identity(placement.available),
+        "cpus": dataclasses.asdict(placement),
         "options": dataclasses.asdict(options),
         "telemetry": {"before": before, "after": after},
         "load_ms": round(engine.load_ms, 1),

@@ -1,13 +1,14 @@
 """Boards as data: one TOML file a board, its loader, and the user's own boards."""
 
 from .board import board_names, load_board, require_supported, virtual_names
-from .description import Board, Cluster, Emulation, Telemetry
+from .description import Board, Cluster, ClusterName, Emulation, Telemetry
 from .inventory import BoardEntry
 
 __all__ = [
     "Board",
     "BoardEntry",
     "Cluster",
+    "ClusterName",
     "Emulation",
     "Telemetry",
     "board_names",

@@ -21,6 +21,7 @@ ARM_PARTS = {
     "0xd49": "neoverse-n2",
     "0xd4f": "neoverse-v2",
 }
+LLVM_CORES = frozenset(ARM_PARTS.values())
 _PARTS = {core: part for part, core in ARM_PARTS.items()}
 
 

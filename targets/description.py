@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from .cores import LLVM_CORES, part_of
+
 Kind = Literal["host", "virtual", "ssh"]
+ClusterName = Literal["fast", "efficient", "all"]
 Arch = Literal["aarch64", "x86_64", "armv7l", "armv6l"]
 
 
@@ -32,6 +35,11 @@ class Cluster:
     vector_bits: int
     vector_registers: int
     fma_per_cycle: float
+
+    @property
+    def part(self) -> str:
+        """Its number in /proc/cpuinfo ("0xd08"); "" where it is none of Arm's that are known."""
+        return part_of(self.core)
 
     @property
     def peak_gflops(self) -> float:
@@ -119,6 +127,25 @@ class Board:
     def fast(self) -> Cluster:
         """The cluster whose single core is fastest."""
         return max(self.clusters, key=lambda cluster: cluster.peak_gflops)
+
+    @property
+    def efficient(self) -> Cluster:
+        """The cluster whose single core is slowest."""
+        return min(self.clusters, key=lambda cluster: cluster.peak_gflops)
+
+    def on(self, cluster: ClusterName) -> Board:
+        """The board as a network sees it that runs on one cluster, or on all cores.
+
+        Everything that is made for `fast` (kernels, their target, their tuning) is made for the
+        cluster then. "all" has the numbers of the fast core and the number of all cores. A board
+        with one cluster is the same each time.
+        """
+        if cluster == "fast" or len(self.clusters) == 1:
+            return self
+        if cluster == "all":
+            return replace(self, clusters=(replace(self.fast, cores=self.cores),))
+        mcpu = self.efficient.core if self.efficient.core in LLVM_CORES else self.mcpu
+        return replace(self, clusters=(self.efficient,), mcpu=mcpu)
 
     def tvm_target(self) -> dict[str, Any]:
         """The description that `tvm.target.Target` takes. `num-cores` are those of `fast`."""

@@ -41,6 +41,15 @@ def test_cores_of_a_slower_cluster_do_not_count() -> None:
     assert machine_of(board).cores == 2 < board.cores
 
 
+def test_a_machine_is_the_cluster_that_was_asked_for() -> None:
+    board = load_board("rk3588")
+    fast, little, everything = (machine_of(board.on(c)) for c in ("fast", "efficient", "all"))
+    assert (fast.cores, little.cores, everything.cores) == (4, 4, 8)
+    assert (fast.fma_per_cycle, little.fma_per_cycle) == (2.0, 1.0)
+    assert little.l1_bytes < fast.l1_bytes
+    assert everything == replace(fast, cores=8)
+
+
 @given(MACHINES, CHANNELS)
 def test_packing_covers_the_channels(machine: Machine, count: int) -> None:
     pack, padded = machine.pack(count), machine.channels(count)

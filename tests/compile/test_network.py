@@ -142,3 +142,20 @@ def test_equal_inputs_give_equal_libraries(
     again = compile_network(exported[1], load_board("host"), PREPROCESS, tmp_path / "again.so")
     assert again.library.read_bytes() == compiled[0].library.read_bytes()
     assert {**again.info, "seconds": 0} == {**compiled[0].info, "seconds": 0}
+
+
+def test_choices_follow_the_cluster(sketch: Any, tmp_path: Path) -> None:
+    """Blocks are balanced for the cores, and tiles for the core, that were asked for."""
+    net = sketch(112, 112)
+    hidden = net.add("Relu", net.conv("image", 32, 3, pads=[1] * 4, strides=[2, 2]))
+    hidden = net.conv(hidden, 24)
+    onnx = net.save(tmp_path / "net.onnx", net.head(net.add("GlobalAveragePool", hidden)))
+    board = load_board("rk3399")
+    made = {
+        cluster: compile_network(onnx, board.on(cluster), PREPROCESS, tmp_path / f"{cluster}.so")
+        for cluster in ("fast", "efficient", "all")
+    }
+    choices = {key: [layer["choices"] for layer in one.info["layers"]] for key, one in made.items()}
+    assert choices["fast"] != choices["efficient"]
+    assert choices["fast"] != choices["all"]
+    assert len({one.library.read_bytes() for one in made.values()}) == 3

@@ -99,6 +99,7 @@ class Endpoint:
     host: str
     port: int
     key: str = ""
+    cpus: tuple[int, ...] = ()
 
 
 @dataclass

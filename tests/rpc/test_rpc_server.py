@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,18 @@ def test_the_server_on_this_machine(host: Session) -> None:
 @pytest.mark.board
 def test_the_server_on_the_board(virtual_board: Session) -> None:
     check_life(virtual_board)
+
+
+@pytest.mark.skipif(1 not in os.sched_getaffinity(0), reason="needs CPU 1")
+def test_a_server_on_one_cpu(host: Session) -> None:
+    with rpc_server(host, deadline=300, cpus=[1]) as endpoint:
+        assert endpoint.cpus == (1,)
+        round_trip(endpoint)
+        # The shell that started it is on both.
+        servers = [one for one in processes_with(endpoint.key) if one.cpu_affinity() == [1]]
+        assert servers
+        family = [child for server in servers for child in server.children(recursive=True)]
+        assert all(child.cpu_affinity() == [1] for child in family)
 
 
 def test_another_key_gets_nothing(host: Session) -> None:

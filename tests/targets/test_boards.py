@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,3 +147,27 @@ def test_a_virtual_board_is_its_model() -> None:
         assert here.emulation is not None and here.emulation.cpu == here.fast.core
         assert here.tvm_target() == there.tvm_target()
         assert (here.clusters, here.features) == (there.clusters, there.features)
+
+
+def test_a_board_seen_as_one_of_its_clusters() -> None:
+    board = load_board("rk3399")
+    assert board.on("fast") == board
+    little = board.on("efficient")
+    assert (little.fast.core, little.fast.cores, little.mcpu) == ("cortex-a53", 4, "cortex-a53")
+    assert little.tvm_target()["num-cores"] == 4
+    everything = board.on("all")
+    assert (everything.fast.core, everything.fast.cores) == ("cortex-a72", 6)
+    assert everything.tvm_target() == {**board.tvm_target(), "num-cores": 6}
+    keys = {tuple(sorted(map(str, b.tvm_target().items()))) for b in (board, little, everything)}
+    assert len(keys) == 3, "tuning records of one must not serve another"
+
+
+@pytest.mark.parametrize("cluster", ["fast", "efficient", "all"])
+def test_one_cluster_is_the_same_each_time(cluster: Any) -> None:
+    assert load_board("rpi4b").on(cluster) == load_board("rpi4b")
+
+
+def test_parts_of_all_described_cores_are_known() -> None:
+    boards = [board for board in map(load_board, ARM) if board.supported]
+    parts = {cluster.part for board in boards for cluster in board.clusters}
+    assert parts and all(re.fullmatch("0xd[0-9a-f]{2}", part) for part in parts)
