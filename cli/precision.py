@@ -19,14 +19,12 @@ _WITHOUT_FLOAT16 = frozenset(
 )
 
 
-def require_precision(job: Job, board: Board) -> None:
-    """Refuse a precision that a board cannot compute with.
+def require_float16(board: Board) -> None:
+    """Refuse a board that cannot compute in half precision.
 
     Raises:
-        UsageError: float16, on a board with a core that lacks it.
+        UsageError: one of its cores lacks it.
     """
-    if job.quantize.precision != "float16":
-        return
     lacking = [one.core for one in board.clusters if one.core.lower() in _WITHOUT_FLOAT16]
     if "+fullfp16" not in board.mattr or lacking:
         core = lacking[0] if lacking else board.mcpu

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["run", "compress", "export", "tune", "compile", "deploy", "report", "doctor"]
+VERBS = ["run", "compress", "export", "quantize", "tune", "compile", "deploy", "report", "doctor"]
 
 
 @pytest.fixture(autouse=True)

@@ -189,6 +189,7 @@ def made(
     path: Path,
     nodes: list[Any],
     constants: dict[str, np.ndarray],
+    *,
     opset: int = 18,
     shape: tuple[int, ...] = (1, 3, 12, 12),
     rank: int = 4,

@@ -69,9 +69,7 @@ def test_rare_large_values_are_clipped_where_that_is_less_error() -> None:
     values = rng.normal(size=200_000).astype(np.float32)
     values[0] = 20.0
     whole, best = affine(float(values.min()), 20.0), least_error([histogram(values)])
-    errors = [
-        np.square(one.restore(one.quantise(values)) - values).mean() for one in (whole, best)
-    ]
+    errors = [np.square(one.restore(one.quantise(values)) - values).mean() for one in (whole, best)]
     assert errors[1] < 0.8 * errors[0]
 
 
