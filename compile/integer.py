@@ -1,15 +1,19 @@
 """Eight-bit arithmetic of a core: how numbers lie in memory, and how their products are summed.
 
-Activations and weights are read as *words*: the 32-bit numbers that hold two or four neighbouring
-inputs. `dot` of two words adds the products of what they hold, so that to the schedules an 8-bit
-convolution is one over words: same loops, same register tile, another multiplication. Each
-instruction set has an operator of its own in TIR, which vectorises like a multiplication and
-becomes the core's instruction when code is generated:
+Activations and weights are read as *words*: the 32-bit numbers that hold four neighbouring inputs.
+`dot` of two words adds the products of what they hold, so that to the schedules an 8-bit convolution
+is one over words: same loops, same register tile, another multiplication. Each instruction set has
+an operator of its own in TIR, which vectorises like a multiplication and becomes the core's
+instruction when code is generated:
 
 - `sdot`: Armv8.2's dot product, four products and their sum in one instruction;
 - `smull`: Armv8's widening multiplication, and two pairwise additions;
-- `vpdpbusd`: x86 with VNNI. Its first factor has no sign: activations are stored 128 higher;
-- `pmaddwd`: x86, on numbers of 16 bits, two to a word.
+- `vpdpbusd`: x86 with VNNI, one instruction;
+- `pmaddubsw`: x86 without it; sums of two products have to fit 16 bits, so that weights are
+  limited (`fitted`);
+- `plain`: additions and multiplications, where there is nothing better.
+
+The first factor of both x86 instructions has no sign: there, activations are stored 128 higher.
 """
 
 from __future__ import annotations
@@ -26,8 +30,10 @@ from ..targets import Board
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
-Instruction = Literal["sdot", "smull", "vpdpbusd", "pmaddwd"]
+Instruction = Literal["sdot", "smull", "vpdpbusd", "pmaddubsw", "plain"]
+WORD = 4
 LOW, HIGH = -128, 127
+_PAIR = 128  # two products of 255 and weights that sum up to this fit 16 bits
 
 _DOT = "tirx.edgecompress_dot_"
 _NARROW = "tirx.edgecompress_narrow_"
@@ -42,14 +48,12 @@ class Integer:
     Attributes:
         instruction: that sums products.
         dtype: of an activation in memory.
-        word: numbers in a 32-bit word.
         offset: what a quantised number (-128 to 127) is stored higher by.
         temporaries: vector registers that one dot product needs beside its sum and its factors.
     """
 
     instruction: Instruction
     dtype: str
-    word: int
     offset: int = 0
     temporaries: int = 0
 
@@ -72,18 +76,43 @@ class Integer:
         return tirx.call_intrin(self.dtype, _operator(_NARROW + self.instruction), value)
 
     def words(self, quantised: np.ndarray) -> np.ndarray:
-        """Weights in words: the last axis, whose numbers lie side by side, becomes 1/`word` as
-        long.
+        """Weights `[..., WORD]` as words `[...]`."""
+        return np.ascontiguousarray(quantised.astype("int8")).view("int32")[..., 0]
+
+    def fitted(
+        self, weight: np.ndarray, scale: np.ndarray, axis: int, overlapping: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weights and what one of them is worth `[outputs]`, such that no sum overflows.
+
+        `pmaddubsw` adds two products of 255 and a weight in 16 bits: where two weights that meet
+        there sum up to more than 128, all of the output's weights are rounded to larger steps, so
+        that between seven and eight bits of them are left.
+
+        Args:
+            weight: `[outputs, ...]`, whole numbers.
+            axis: along which neighbours share a word.
+            overlapping: any two neighbours may meet, not only each second one and the next.
         """
-        dtype = "int8" if self.word == 4 else "int16"
-        return np.ascontiguousarray(quantised.astype(dtype)).view("int32")
+        if self.instruction != "pmaddubsw":
+            return weight, scale
+        sizes = np.moveaxis(np.abs(weight), axis, -1)
+        odd = [(0, 0)] * (sizes.ndim - 1) + [(0, sizes.shape[-1] % 2)]
+        sizes = np.pad(sizes, odd)
+        step = 1 if overlapping else 2
+        pairs = sizes[..., :-1:step] + sizes[..., 1::step]
+        largest = pairs.reshape(len(weight), -1).max(1).clip(_PAIR)
+        # One less: rounding may raise a pair by one.
+        factor = np.where(largest > _PAIR, (_PAIR - 1) / largest, 1.0)
+        by_output = factor.reshape(-1, *[1] * (weight.ndim - 1))
+        return np.rint(weight * by_output), scale / factor
 
 
 _INTEGERS = {
-    "sdot": Integer("sdot", "int8", 4),
-    "smull": Integer("smull", "int8", 4, temporaries=3),
-    "vpdpbusd": Integer("vpdpbusd", "uint8", 4, 128),
-    "pmaddwd": Integer("pmaddwd", "int16", 2, temporaries=1),
+    "sdot": Integer("sdot", "int8"),
+    "smull": Integer("smull", "int8", temporaries=3),
+    "vpdpbusd": Integer("vpdpbusd", "uint8", 128),
+    "pmaddubsw": Integer("pmaddubsw", "uint8", 128, temporaries=2),
+    "plain": Integer("plain", "int8", temporaries=3),
 }
 
 
@@ -91,7 +120,9 @@ def integer_of(board: Board) -> Integer:
     """What a board's cores have."""
     if board.arch == "aarch64":
         return _INTEGERS["sdot" if "+dotprod" in board.mattr else "smull"]
-    return _INTEGERS["vpdpbusd" if "+avx512vnni" in board.mattr else "pmaddwd"]
+    if "+avx512vnni" in board.mattr:
+        return _INTEGERS["vpdpbusd"]
+    return _INTEGERS["plain" if board.mcpu == "x86-64" else "pmaddubsw"]
 
 
 VIEWS = "edgecompress.views"
@@ -109,7 +140,7 @@ def as_stored(func: PrimFunc, integer: Integer) -> PrimFunc:
     parameters, declared = list(fields.params), []
     for place in _views(func):
         words = parameters[place]
-        shape = [*words.shape[:-1], words.shape[-1] * integer.word]
+        shape = [*words.shape[:-1], words.shape[-1] * WORD]
         parameters[place] = decl_buffer(shape, integer.dtype, words.name)
         declared.append(tirx.DeclBuffer(words, data=buffer_data(parameters[place])))
     if not declared:
@@ -184,38 +215,37 @@ def _as(dtype: str, value: Any) -> Any:
     return tirx.reinterpret(dtype, value)
 
 
-def _part(value: Any, start: int, count: int) -> Any:
-    """Lanes of a vector."""
+def _shuffled(vectors: Sequence[Any], places: Sequence[int]) -> Any:
+    """Lanes of vectors that are thought of as one after the other."""
     from tvm import tirx
 
-    return tirx.Shuffle([value], [tirx.const(start + lane, "int32") for lane in range(count)])
+    return tirx.Shuffle(list(vectors), [tirx.const(place, "int32") for place in places])
+
+
+def _part(value: Any, start: int, count: int) -> Any:
+    """Lanes of a vector."""
+    return _shuffled([value], range(start, start + count))
 
 
 def _joined(parts: Sequence[Any], lanes: int) -> Any:
     """Vectors of `lanes` each, one after the other."""
-    from tvm import tirx
-
-    if len(parts) == 1:
-        return parts[0]
-    places = [tirx.const(place, "int32") for place in range(lanes * len(parts))]
-    return tirx.Shuffle(list(parts), places)
+    return parts[0] if len(parts) == 1 else _shuffled(parts, range(lanes * len(parts)))
 
 
-def _zeros(lanes: int) -> Any:
+def _repeated(number: int, dtype: str, lanes: int) -> Any:
     from tvm import tirx
 
     broadcast: Any = tirx.Broadcast  # declares its lanes as an expression only
-    return broadcast(tirx.const(0, "int32"), lanes)
+    return broadcast(tirx.const(number, dtype), lanes)
 
 
-def _plain(inputs: Any, weights: Any, bits: int, *, signed: bool) -> Any:
-    """A dot product in plain integer operations, for loops that could not be vectorised."""
+def _plain(inputs: Any, weights: Any, *, signed: bool) -> Any:
+    """A dot product in plain integer operations."""
     from tvm import tirx
 
     total: Any = tirx.const(0, "int32")
-    for up in range(32 - bits, -1, -bits):
-        weight = (weights << up) >> (32 - bits)
-        value = (inputs << up) >> (32 - bits)
+    for up in (24, 16, 8, 0):
+        value, weight = ((word << up) >> 24 for word in (inputs, weights))
         total = total + (value if signed else value & 255) * weight
     return total
 
@@ -223,16 +253,16 @@ def _plain(inputs: Any, weights: Any, bits: int, *, signed: bool) -> Any:
 def _sdot(call: Any) -> Any:
     inputs, weights = call.args
     if _lanes(call) != 4:
-        return _plain(inputs, weights, 8, signed=True)
+        return _plain(inputs, weights, signed=True)
     # Added to a sum by the compiler: the instruction itself takes the sum so far.
     factors = _as("int8x16", weights), _as("int8x16", inputs)
-    return _llvm("aarch64.neon.sdot", "int32x4", _zeros(4), *factors)
+    return _llvm("aarch64.neon.sdot", "int32x4", _repeated(0, "int32", 4), *factors)
 
 
 def _smull(call: Any) -> Any:
     inputs, weights = call.args
     if _lanes(call) != 4:
-        return _plain(inputs, weights, 8, signed=True)
+        return _plain(inputs, weights, signed=True)
     halves = []
     for start in (0, 8):
         factors = (_part(_as("int8x16", factor), start, 8) for factor in (weights, inputs))
@@ -246,19 +276,29 @@ def _vpdpbusd(call: Any) -> Any:
     inputs, weights = call.args
     lanes = _lanes(call)
     if lanes not in (4, 8, 16):
-        return _plain(inputs, weights, 8, signed=False)
+        return _plain(inputs, weights, signed=False)
     name = f"x86.avx512.vpdpbusd.{32 * lanes}"
-    return _llvm(name, f"int32x{lanes}", _zeros(lanes), inputs, weights)
+    return _llvm(name, f"int32x{lanes}", _repeated(0, "int32", lanes), inputs, weights)
 
 
-def _pmaddwd(call: Any) -> Any:
+def _pmaddubsw(call: Any) -> Any:
     inputs, weights = call.args
     lanes = _lanes(call)
-    names = {4: "x86.sse2.pmadd.wd", 8: "x86.avx2.pmadd.wd", 16: "x86.avx512.pmaddw.d.512"}
+    names = {
+        4: ("x86.ssse3.pmadd.ub.sw.128", "x86.sse2.pmadd.wd"),
+        8: ("x86.avx2.pmadd.ub.sw", "x86.avx2.pmadd.wd"),
+        16: ("x86.avx512.pmaddubs.w.512", "x86.avx512.pmaddw.d.512"),
+    }
     if lanes not in names:
-        return _plain(inputs, weights, 16, signed=True)
-    dtype = f"int16x{2 * lanes}"
-    return _llvm(names[lanes], f"int32x{lanes}", _as(dtype, weights), _as(dtype, inputs))
+        return _plain(inputs, weights, signed=False)
+    products, sums = names[lanes]
+    factors = (_as(f"int8x{4 * lanes}", factor) for factor in (inputs, weights))
+    pairs = _llvm(products, f"int16x{2 * lanes}", *factors)
+    return _llvm(sums, f"int32x{lanes}", pairs, _repeated(1, "int16", 2 * lanes))
+
+
+def _plain_dot(call: Any) -> Any:
+    return _plain(*call.args, signed=True)
 
 
 def _limited(value: Any, low: int, high: int, dtype: str) -> Any:
@@ -302,18 +342,27 @@ def _narrow_neon(call: Any) -> Any:
     return _joined(halves, 8)
 
 
-def _narrow_16(call: Any) -> Any:
-    """To 16 bits first, which saturates by itself, then the limits on half as many vectors."""
-    from tvm import tirx
-
-    lanes = _lanes(call)
-    rounded = _limited(_rounded(call.args[0], lanes), -(1 << 15), (1 << 15) - 1, "int32")
-    half = tirx.Cast(_vector("int16", lanes), rounded)
-    return _limited(half, LOW, HIGH, "int16")
+def _narrow_signed(call: Any) -> Any:
+    return _narrow_any(call, "int8", LOW, HIGH)
 
 
-def _narrow_unsigned(call: Any) -> Any:
-    return _narrow_any(call, "uint8", 0, 255)
+def _narrow_x86(call: Any) -> Any:
+    """Packed twice, by instructions that limit what they pack."""
+    lanes, value = _lanes(call), call.args[0]
+    if lanes % 16:
+        return _narrow_any(call, "uint8", 0, 255)
+    packed = []
+    for start in range(0, lanes, 16):
+        rounded = [
+            _llvm("x86.avx.cvt.ps2dq.256", "int32x8", _part(value, start + eight, 8))
+            for eight in (0, 8)
+        ]
+        halves = _llvm("x86.avx2.packssdw", "int16x16", *rounded)
+        parts = (_part(halves, eight, 8) for eight in (0, 8))
+        mixed = _llvm("x86.sse2.packuswb.128", "uint8x16", *parts)
+        # Each half of a 256-bit register was packed alone: the middle quarters change places.
+        packed.append(_shuffled([mixed], [*range(4), *range(8, 12), *range(4, 8), *range(12, 16)]))
+    return _joined(packed, 16)
 
 
 def _interleave(call: Any) -> Any:
@@ -328,21 +377,22 @@ def _interleave(call: Any) -> Any:
             total = total | (whole << (place * bits))
         return total
     order = [lane + place * lanes for lane in range(lanes) for place in range(len(values))]
-    mixed = tirx.Shuffle(values, [tirx.const(place, "int32") for place in order])
-    return _as(f"int32x{lanes}", mixed)
+    return _as(f"int32x{lanes}", _shuffled(values, order))
 
 
 _DOTS: dict[str, Callable[[Any], Any]] = {
     "sdot": _sdot,
     "smull": _smull,
     "vpdpbusd": _vpdpbusd,
-    "pmaddwd": _pmaddwd,
+    "pmaddubsw": _pmaddubsw,
+    "plain": _plain_dot,
 }
 _NARROWS: dict[str, Callable[[Any], Any]] = {
     "sdot": _narrow_neon,
     "smull": _narrow_neon,
-    "vpdpbusd": _narrow_unsigned,
-    "pmaddwd": _narrow_16,
+    "vpdpbusd": _narrow_x86,
+    "pmaddubsw": _narrow_x86,
+    "plain": _narrow_signed,
 }
 _LOWERINGS: dict[str, dict[str, Callable[[Any], Any]]] = {
     _DOT: _DOTS,

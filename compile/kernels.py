@@ -22,7 +22,7 @@ from ..runner.spec import Preprocess
 from . import pixels, winograd
 from .epilogue import Affine, Epilogue
 from .graph import Layer, Value, Window
-from .integer import VIEWS, as_stored
+from .integer import VIEWS, WORD, as_stored
 from .machine import Machine
 from .stage import Expression, Index, compute
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
 ATTRIBUTE = "edgecompress."
-TIGHT = 4
-"""Channels of a tight activation are a multiple of this: whole words, whatever holds them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +76,7 @@ class Builder:
         if value.name == self.source:
             return value.channels
         if value.tight:
-            return -(-value.channels // TIGHT) * TIGHT
+            return -(-value.channels // WORD) * WORD
         return self.machine.channels(value.channels)
 
     def stored_zero(self, value: Value) -> int:
@@ -101,7 +99,7 @@ class Builder:
                 dtype = "uint8"
             elif value.quantization is not None:
                 dtype = "int32" if words else integer.dtype
-                channels = channels // integer.word if words else channels
+                channels = channels // WORD if words else channels
             shape = (1, value.height, value.width, channels)
             placeholder = te.placeholder(shape, dtype, f"x{len(self.activations)}")
             self.activations[name, words] = placeholder
@@ -296,26 +294,24 @@ def _quantised_factors(
 
     layer, integer = build.layer, build.machine.integer
     assert layer.window is not None and layer.weight is not None
-    pack, word = build.machine.pack(layer.output.channels), integer.word
-    weight = pack_weight(layer.weight, inputs, outputs, pack)
-    paired = weight.reshape(*weight.shape[:3], inputs // word, word, pack).swapaxes(-1, -2)
-    packed = build.constant(integer.words(paired)[..., 0], "weight", "int32")
-    zero = build.stored_zero(value)
-    nothing = tirx.const(int(integer.words(np.full(word, zero))[0]), "int32")
-    read = _pad(build, layer.window, build.stored(value.name, True), inputs // word, nothing)
-    sums = layer.weight.sum((1, 2, 3), dtype=np.float64)
-    return read, packed, integer.dot, _affine(build, value, zero * sums)
+    assert layer.weight_scale is not None
+    pack = build.machine.pack(layer.output.channels)
+    weight, scale = integer.fitted(layer.weight, layer.weight_scale, axis=1)
+    laid = pack_weight(weight, inputs, outputs, pack)
+    words = laid.reshape(*laid.shape[:3], inputs // WORD, WORD, pack).swapaxes(-1, -2)
+    packed = build.constant(integer.words(words), "weight", "int32")
+    zeros = np.full(WORD, build.stored_zero(value), integer.dtype)
+    nothing = tirx.const(int(zeros.view("int32")[0]), "int32")
+    read = _pad(build, layer.window, build.stored(value.name, True), inputs // WORD, nothing)
+    return read, packed, integer.dot, _affine(build, value, weight, scale)
 
 
-def _affine(build: Builder, value: Value, nothing: np.ndarray) -> Affine:
-    """What makes real numbers of sums of products of whole ones.
-
-    Args:
-        nothing: for each output, the sum that stands for the real number 0.
-    """
-    layer = build.layer
-    assert value.quantization is not None and layer.weight_scale is not None
-    return Affine(value.quantization.scale * layer.weight_scale.astype(np.float64), nothing)
+def _affine(build: Builder, value: Value, weight: np.ndarray, scale: np.ndarray) -> Affine:
+    """What makes real numbers of sums of an activation's numbers times whole weights."""
+    assert value.quantization is not None
+    sums = weight.sum((1, 2, 3), dtype=np.float64)
+    unit = value.quantization.scale * scale.astype(np.float64)
+    return Affine(unit, build.stored_zero(value) * sums)
 
 
 def _winograd(build: Builder, cut: winograd.Plan, inputs: int) -> Kernel:
@@ -379,22 +375,24 @@ def _depthwise_words(build: Builder, value: Value, channels: int) -> Kernel:
     layer, window, integer = build.layer, build.layer.window, build.machine.integer
     assert window is not None and layer.weight is not None
     height, width = layer.output.height, layer.output.width
-    cut = pixels.plan(window, width, integer.word)
-    zero = build.stored_zero(value)
-    nothing = te.const(zero, integer.dtype)
+    assert layer.weight_scale is not None
+    cut = pixels.plan(window, width)
+    nothing = te.const(build.stored_zero(value), integer.dtype)
     read = _pad(build, cut.padded(window, value.width), build.stored(value.name), channels, nothing)
-    taps = pixels.pack_weight(layer.weight, cut, window.strides[1], channels)
-    weight = build.constant(integer.words(taps)[..., 0], "weight", "int32")
-    kh, span = te.reduce_axis((0, window.kernel[0]), "kh"), te.reduce_axis((0, cut.span), "span")
+    fitted, scale = integer.fitted(layer.weight, layer.weight_scale, axis=3, overlapping=True)
+    taps = pixels.pack_weight(fitted, cut, window.strides[1], channels)
+    weight = build.constant(integer.words(taps), "weight", "int32")
+    kh = te.reduce_axis((0, window.kernel[0]), "kh")
+    span: Any = te.reduce_axis((0, cut.span), "span")
     down = window.strides[0]
     words = compute(
         ((height - 1) * down + window.kernel[0], cut.count, channels),
         lambda h, p, c: integer.interleave(
-            [read(h, p * cut.gap + pixel, c) for pixel in range(cut.word)]
+            [read(h, p * cut.gap + pixel, c) for pixel in range(WORD)]
         ),
         name="words",
     )
-    group, advance, apart = cut.group, cut.step // cut.gap, cut.word // cut.gap
+    group, advance, apart = cut.group, cut.step // cut.gap, WORD // cut.gap
     main = compute(
         (1, height, width, channels),
         lambda _, h, w, c: te.sum(
@@ -406,8 +404,7 @@ def _depthwise_words(build: Builder, value: Value, channels: int) -> Kernel:
         ),
         name="main",
     )
-    sums = layer.weight.sum((1, 2, 3), dtype=np.float64)
-    kernel = build.finish(main, affine=_affine(build, value, zero * sums))
+    kernel = build.finish(main, affine=_affine(build, value, fitted, scale))
     # A kind of its own to schedules; to profiles and reports the layer stays what it is.
     named = {ATTRIBUTE + "schedule": "pixel_words", ATTRIBUTE + "group": group}
     return replace(kernel, func=kernel.func.with_attrs(named))

@@ -139,7 +139,9 @@ def _conv(node: Node, reading: Reading) -> None:
     macs = outputs * inputs * weight.shape[2] * weight.shape[3] * height * width
     output = Value(node.outputs[0], outputs, height, width)
     _checked(node, output)
-    weight, scale = _weights(node, reading, x, weight, outputs_axis=0)
+    scale = None
+    if not depthwise or window.dilations == (1, 1):
+        weight, scale = _weights(node, reading, x, weight, outputs_axis=0)
     layer = Layer(
         "depthwise" if depthwise else "conv2d",
         (x.name,),

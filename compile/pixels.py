@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .graph import Window
+from .integer import WORD
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,6 @@ class Plan:
     """How the windows of a line lie in words.
 
     Attributes:
-        word: pixels of a word.
         span: words under one window.
         group: outputs that share the same words.
         step: pixels from the words of one group to those of the next.
@@ -30,7 +30,6 @@ class Plan:
         count: stored words of a line.
     """
 
-    word: int
     span: int
     group: int
     step: int
@@ -40,27 +39,27 @@ class Plan:
     def padded(self, window: Window, width: int) -> Window:
         """The window with so much padding that every word of a line of `width` pixels is there."""
         top, left, bottom, right = window.pads
-        needed = (self.count - 1) * self.gap + self.word - left - width
+        needed = (self.count - 1) * self.gap + WORD - left - width
         return replace(window, pads=(top, left, bottom, max(right, needed)))
 
 
-def plan(window: Window, width: int, word: int) -> Plan:
+def plan(window: Window, width: int) -> Plan:
     """How a line of `width` outputs is computed, by a window without gaps."""
     kernel, stride = window.kernel[1], window.strides[1]
-    span = -(-kernel // word)
-    group = (span * word - kernel) // stride + 1
+    span = -(-kernel // WORD)
+    group = (span * WORD - kernel) // stride + 1
     step = group * stride
-    gap = step if span == 1 else math.gcd(step, word)
+    gap = step if span == 1 else math.gcd(step, WORD)
     groups = -(-width // group)
-    count = (groups - 1) * step // gap + (span - 1) * word // gap + 1
-    return Plan(word, span, group, step, gap, count)
+    count = (groups - 1) * step // gap + (span - 1) * WORD // gap + 1
+    return Plan(span, group, step, gap, count)
 
 
 def pack_weight(weight: np.ndarray, cut: Plan, stride: int, channels: int) -> np.ndarray:
-    """`[c, 1, kh, kw]` to `[kh, group, span, channels, word]`; zeros fill up."""
+    """`[c, 1, kh, kw]` to `[kh, group, span, channels, WORD]`; zeros fill up."""
     own, _, kh, kw = weight.shape
-    packed = np.zeros((kh, cut.group, cut.span * cut.word, channels))
+    packed = np.zeros((kh, cut.group, cut.span * WORD, channels))
     for place in range(cut.group):
         first = place * stride
         packed[:, place, first : first + kw, :own] = weight[:, 0].transpose(1, 2, 0)
-    return packed.reshape(kh, cut.group, cut.span, cut.word, channels).swapaxes(-1, -2)
+    return packed.reshape(kh, cut.group, cut.span, WORD, channels).swapaxes(-1, -2)

@@ -67,7 +67,7 @@ def schedule_kernel(
         schedule(sch)
     name = schedule.name if schedule else "plain"
     done: Any = sch.mod["main"]
-    ready = as_stored(done, machine.integer)
+    ready: Any = as_stored(done, machine.integer)
     if func.attrs and "global_symbol" in func.attrs:
         ready = ready.with_attr("global_symbol", func.attrs["global_symbol"])
     how = Scheduled(name, _choices(sch), trace is not None)
