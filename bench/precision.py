@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..runner.spec import Cascade
-from .schema import CalibrationPhotos, Precision, PrecisionNetwork
+from .schema import CalibrationPhotos, Precision, PrecisionCascade, PrecisionNetwork
 from .sections import Missing
 
 _UNGATED = "float16 has no gate: compare the board's answers with PyTorch's"
@@ -24,7 +24,7 @@ def precision_facts(
         return _int8(record, cascade, missing)
     if precision != "float16":
         return None
-    for field in ("allowed_drop", "ranges", "gate", "shared"):
+    for field in ("allowed_drop", "ranges", "gate", "shared", "cascade"):
         missing[f"precision.{field}"] = _UNGATED
     for field in ("layers", "int8", "expected_drop", "agreement", "top1"):
         missing[f"precision.networks.{field}"] = _UNGATED
@@ -35,6 +35,7 @@ def precision_facts(
         gate=None,
         shared=None,
         networks=[_ungated(name, "float16") for name in cascade.networks],
+        cascade=None,
     )
 
 
@@ -52,13 +53,17 @@ def _int8(record: dict[str, Any], cascade: Cascade, missing: Missing) -> Precisi
             PrecisionNetwork(
                 network=name,
                 precision="int8",
-                top1=None if one["top1"] is None else (one["top1"]["float32"], one["top1"]["int8"]),
+                top1=_top1(one["top1"]),
                 **{key: one[key] for key in ("layers", "int8", "float32")},
                 **{key: one[key] for key in ("expected_drop", "agreement")},
             )
         )
-    if any(row.top1 is None for row in rows):
-        missing["precision.networks.top1"] = "the gate's photos are not of the network's classes"
+    whole = record["cascade"]
+    if whole["top1"] is None:
+        for part in ("networks", "cascade"):
+            missing[f"precision.{part}.top1"] = "the gate's photos are not of the network's classes"
+    elif record["float32"]:
+        missing["precision.networks.top1"] = "not of a network that stays float32"
     return Precision(
         precision="int8",
         allowed_drop=record["allowed_drop"],
@@ -66,7 +71,15 @@ def _int8(record: dict[str, Any], cascade: Cascade, missing: Missing) -> Precisi
         gate=CalibrationPhotos(**photos["gate"]),
         shared=photos["measured"],
         networks=rows,
+        cascade=PrecisionCascade(
+            top1=_top1(whole["top1"]),
+            **{key: whole[key] for key in ("expected_drop", "agreement", "same_stage")},
+        ),
     )
+
+
+def _top1(shares: dict[str, float] | None) -> tuple[float, float] | None:
+    return None if shares is None else (shares["float32"], shares["int8"])
 
 
 def _ungated(name: str, precision: Any) -> PrecisionNetwork:

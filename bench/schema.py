@@ -256,6 +256,18 @@ class PrecisionNetwork(_Part):
     top1: tuple[Fraction, Fraction] | None
 
 
+class PrecisionCascade(_Part):
+    """The whole cascade on the gate's photos, as `PrecisionNetwork`; the gate does not judge it.
+
+    `same_stage` is the share of photos that the same member answers.
+    """
+
+    expected_drop: Fraction
+    agreement: Fraction
+    same_stage: Fraction
+    top1: tuple[Fraction, Fraction] | None
+
+
 class Precision(_Part):
     """What the board computed with, where that is not float32.
 
@@ -271,6 +283,7 @@ class Precision(_Part):
     gate: CalibrationPhotos | None
     shared: Count | None
     networks: list[PrecisionNetwork]
+    cascade: PrecisionCascade | None
 
 
 class Failure(_Part):

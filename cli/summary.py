@@ -77,6 +77,10 @@ def quantize(run: Run, as_json: bool) -> Any:
             ]
             for name, one in record["networks"].items()
         ]
+        whole = record["cascade"]
+        rows.append(
+            ["the cascade", "", f"{whole['expected_drop']:.2%}", f"{whole['agreement']:.1%}", ""]
+        )
         rows += [[name, "0", "-", "-", f"all: {why}"] for name, why in record["float32"].items()]
         columns = ["network", ">layers int8", ">expected drop", ">same answer", "float32"]
         title = f"int8 against float32 (allowed drop {record['allowed_drop']:.2%})"

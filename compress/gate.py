@@ -7,12 +7,13 @@ no labels, and photos on which both agree add no noise to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..runner.cascade import softmax
+from ..runner.cascade import combine, confidence, softmax
+from ..runner.spec import Cascade
 
 LEAST_INT8 = 0.1
 """The least share of the layers that is still worth being called an int8 network."""
@@ -58,6 +59,27 @@ def loss(reference: np.ndarray, got: np.ndarray) -> Loss:
         float((probabilities * ratio).sum(axis=1).mean()),
         len(reference),
     )
+
+
+def answers(cascade: Cascade, logits: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What a cascade answers, given all its members' logits `[n, classes]` by name.
+
+    Returns:
+        The running logits of the stage that answered, float32 `[n, classes]`, and that stage's
+        index, int64 `[n]`; as `runner.cascade.classify` has them.
+    """
+    running = combine(None, logits[cascade.stages[0].network], cascade.alpha, cascade.accumulate)
+    found, stages = running.copy(), np.zeros(len(running), np.int64)
+    waiting = np.ones(len(running), bool)
+    for index, stage in enumerate(cascade.stages):
+        if index:
+            own = logits[stage.network]
+            running = combine(running, own, cascade.alpha, cascade.accumulate)
+        found[waiting], stages[waiting] = running[waiting], index
+        if stage.threshold is not None:
+            sure = confidence(running, cascade.criterion, stage.temperature)
+            waiting &= sure < stage.threshold
+    return found, stages
 
 
 def fewest_kept(

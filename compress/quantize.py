@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from edgecompress.files import building, write_bytes, write_json
 from ..runner.spec import Cascade, Preprocess
 from .calibrate import find_quantisers, logits
 from .evaluate import read_cascade
-from .gate import Loss, fewest_kept, loss
+from .gate import Loss, answers, fewest_kept, loss
 from .graph import Graph, read_graph
 from .photos import PhotoSet
 from .qdq import Quantisers, write_qdq
@@ -53,7 +53,7 @@ class Member:
         layers: names of all layers that could be int8, in order of execution.
         first: the loss with every layer int8.
         final: with `kept` in float32.
-        answers: the class that it then gives each of the gate's photos, int64 `[n]`.
+        logits: what it then says of the gate's photos, float32 `[n, classes]`.
         sensitivity: of each layer, the divergence where it alone is int8; None where nobody asked.
         model: the QDQ file's bytes.
     """
@@ -62,7 +62,7 @@ class Member:
     layers: tuple[str, ...]
     first: Loss
     final: Loss
-    answers: np.ndarray
+    logits: np.ndarray
     sensitivity: dict[str, float] | None
     model: bytes
 
@@ -136,6 +136,12 @@ def quantize_cascade(
         )
         for name, graph in graphs.items()
     }
+    shared = _shared([ranges, gate], measured)
+    if shared:
+        events.warn(
+            f"{shared} of the photos that are reported on also give int8 its ranges and gate; "
+            "name others: `photos` in [quantize]"
+        )
     labelled = gate.labels == cascade.labels
     record = {
         "format": FORMAT,
@@ -144,11 +150,12 @@ def quantize_cascade(
         "photos": {
             "ranges": _photos(calibration),
             "gate": _photos(judged),
-            "measured": _shared([ranges, gate], measured),
+            "measured": shared,
         },
         "networks": {
             name: _told(name, member, judged, labelled) for name, member in members.items()
         },
+        "cascade": _whole(cascade, members, judged, labelled),
         "float32": _float32(cascade),
     }
     with building(out) as temporary:
@@ -198,8 +205,7 @@ def _member(
     events.note(f"{name}: {said}, expected drop of top-1 {final.expected_drop:.2%}")
     model = write_qdq(graph, quantisers, kept).SerializeToString()
     layers = tuple(layer.name for layer in graph.layers)
-    answers = tried[kept].argmax(axis=1)
-    return Member(tuple(ordered), layers, first, final, answers, sensitivity, model)
+    return Member(tuple(ordered), layers, first, final, tried[kept], sensitivity, model)
 
 
 def _sensitivities(
@@ -220,19 +226,38 @@ def _sensitivities(
 
 def _told(name: str, member: Member, judged: Inputs, labelled: bool) -> dict[str, Any]:
     """A network's part of the record."""
-    top1 = None
-    if labelled:
-        answers = {"float32": judged.logits[name].argmax(axis=1), "int8": member.answers}
-        top1 = {key: float((value == judged.targets).mean()) for key, value in answers.items()}
     return {
         "layers": len(member.layers),
         "int8": len(member.layers) - len(member.kept),
         "float32": list(member.kept),
         **asdict(member.final),
         "all_int8": asdict(member.first),
-        "top1": top1,
+        "top1": _top1(judged.logits[name], member.logits, judged, labelled),
         "sensitivity": member.sensitivity,
     }
+
+
+def _whole(
+    cascade: Cascade, members: Mapping[str, Member], judged: Inputs, labelled: bool
+) -> dict[str, Any]:
+    """The cascade's part: a member that is less sure than before hands photos on."""
+    reference, before = answers(cascade, judged.logits)
+    got, after = answers(cascade, {name: member.logits for name, member in members.items()})
+    return {
+        **asdict(loss(reference, got)),
+        "same_stage": float((before == after).mean()),
+        "top1": _top1(reference, got, judged, labelled),
+    }
+
+
+def _top1(
+    reference: np.ndarray, got: np.ndarray, judged: Inputs, labelled: bool
+) -> dict[str, float] | None:
+    """Accuracy of float and int8 logits; None where the photos are of other classes."""
+    if not labelled:
+        return None
+    both = {"float32": reference, "int8": got}
+    return {key: float((one.argmax(axis=1) == judged.targets).mean()) for key, one in both.items()}
 
 
 def _photos(inputs: Inputs) -> dict[str, Any]:

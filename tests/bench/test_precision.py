@@ -45,6 +45,7 @@ def record(shared: int = 0, top1: dict[str, float] | None = None) -> dict[str, A
         "allowed_drop": 0.005,
         "photos": {"ranges": photos, "gate": {**photos, "views": 9}, "measured": shared},
         "networks": {"small": network([], top1), "big": network(["conv_7"], top1)},
+        "cascade": {**loss(0.004), "same_stage": 0.9, "top1": top1},
         "float32": {"box": "the crop predictor: its boxes have no gate"},
     }
 
@@ -75,8 +76,11 @@ def test_int8_by_network(material: Material, tmp_path: Path) -> None:
     assert (big.int8, big.layers, big.float32) == (11, 12, ["conv_7"])
     assert made.not_measured["precision.networks.layers"].startswith("box is the crop predictor")
     assert "classes" in made.not_measured["precision.networks.top1"]
+    assert precision.cascade is not None
+    assert precision.cascade.same_stage == 0.9
     page = render_page(made)
     assert "<h2>Precision</h2>" in page
+    assert "10.0 % of its photos are answered by another member" in page
     assert "11 of 12" in page
     assert "conv_7" in page
     assert "9 photos of some &lt;photos&gt; in 30 views (1 more could not be read)" in page

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-from edgecompress.compress.gate import Loss, fewest_kept, loss
+from edgecompress.compress.gate import Loss, answers, fewest_kept, loss
 from edgecompress.compress.photos import PhotoSet, image_folder
 from edgecompress.compress.quantize import RECORD, Settings, quantize_cascade
 from edgecompress.compress.views import MOST_VIEWS, record_inputs, split, view
 from edgecompress.errors import GateError, InputError
 from edgecompress.files import write_json
-from edgecompress.runner.cascade import softmax
+from edgecompress.runner.cascade import classify, softmax
 from edgecompress.runner.photo import decode
 from edgecompress.runner.spec import Cascade, Predictor, Preprocess, Stage
 
@@ -132,6 +133,8 @@ def test_a_sensitive_layer_stays_float32(
     assert big["sensitivity"]["conv1"] > 10 * big["sensitivity"]["conv0"]
     assert big["top1"] == {"float32": 1.0, "int8": 1.0}
     assert big["agreement"] == 1.0
+    assert record["cascade"]["top1"] == {"float32": 1.0, "int8": 1.0}
+    assert record["cascade"]["same_stage"] == 1.0
     # The folder is the same one but for the members' files.
     assert {path.name for path in out.iterdir()} == {RECORD, *(p.name for p in folder.iterdir())}
     changed = [p.name for p in folder.iterdir() if (out / p.name).read_bytes() != p.read_bytes()]
@@ -245,6 +248,25 @@ def test_networks_see_what_the_runner_gives_them(
     assert (seen.tensors["small"] == seen.tensors["big"]).all()
     assert (seen.tensors["small"] != seen.tensors["box"]).any()
     assert (seen.logits["small"].argmax(axis=1) == seen.targets).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_a_cascade_answers_as_the_runner_has_it(seed: int, accumulate: bool) -> None:
+    rng = np.random.default_rng(seed)
+    stages = [
+        Stage(f"n{i}", SIDE, 1.0, threshold, 1.5, 1, 1)
+        for i, threshold in enumerate((0.4, 0.3, None))
+    ]
+    cascade = Cascade(
+        "c", ("a", "b", "c"), PREPROCESS, None, tuple(stages), "margin", accumulate, 1.6, {}
+    )
+    logits = {stage.network: rng.normal(size=(6, 3)).astype(np.float32) for stage in stages}
+    found, answering = answers(cascade, logits)
+    image = Image.new("RGB", (20, 20))
+    for row in range(6):
+        outcome = classify(cascade, image, lambda name, _, row=row: logits[name][row : row + 1])
+        assert outcome.stage == answering[row]
+        np.testing.assert_array_equal(outcome.logits, found[row])
 
 
 def test_the_loss_is_what_the_float_network_expects() -> None:
