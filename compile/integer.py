@@ -1,10 +1,10 @@
 """Eight-bit arithmetic of a core: how numbers lie in memory, and how their products are summed.
 
 Activations and weights are read as *words*: the 32-bit numbers that hold four neighbouring inputs.
-`dot` of two words adds the products of what they hold, so that to the schedules an 8-bit convolution
-is one over words: same loops, same register tile, another multiplication. Each instruction set has
-an operator of its own in TIR, which vectorises like a multiplication and becomes the core's
-instruction when code is generated:
+`dot` of two words adds the products of what they hold, so that to the schedules an 8-bit
+convolution is one over words: same loops, same register tile, another multiplication. Each
+instruction set has an operator of its own in TIR, which vectorises like a multiplication and
+becomes the core's instruction when code is generated:
 
 - `sdot`: Armv8.2's dot product, four products and their sum in one instruction;
 - `smull`: Armv8's widening multiplication, and two pairwise additions;
@@ -49,12 +49,14 @@ class Integer:
         instruction: that sums products.
         dtype: of an activation in memory.
         offset: what a quantised number (-128 to 127) is stored higher by.
+        operations: instructions of one dot product.
         temporaries: vector registers that one dot product needs beside its sum and its factors.
     """
 
     instruction: Instruction
     dtype: str
     offset: int = 0
+    operations: int = 1
     temporaries: int = 0
 
     def dot(self, inputs: Any, weights: Any) -> Any:
@@ -109,10 +111,10 @@ class Integer:
 
 _INTEGERS = {
     "sdot": Integer("sdot", "int8"),
-    "smull": Integer("smull", "int8", temporaries=3),
+    "smull": Integer("smull", "int8", operations=4, temporaries=3),
     "vpdpbusd": Integer("vpdpbusd", "uint8", 128),
-    "pmaddubsw": Integer("pmaddubsw", "uint8", 128, temporaries=2),
-    "plain": Integer("plain", "int8", temporaries=3),
+    "pmaddubsw": Integer("pmaddubsw", "uint8", 128, operations=3, temporaries=2),
+    "plain": Integer("plain", "int8", operations=16, temporaries=3),
 }
 
 

@@ -85,6 +85,10 @@ class Machine:
     def tile_cycles(self, rows: int, vectors: int) -> float:
         """Estimated cycles of a tile for one input channel."""
         fma = rows * vectors / self.fma_per_cycle
+        if self.quantised and self.integer.operations > 1:
+            # No instruction takes a lane of a register there: each input is repeated first.
+            repeated = rows if self.by_element else 0
+            fma = fma * self.integer.operations + repeated / self.fma_per_cycle
         loads = (vectors + (rows / self.lanes if self.by_element else rows)) / self.fma_per_cycle
         return max(fma, loads, _FMA_LATENCY) + 0.1 * loads
 
