@@ -37,12 +37,14 @@ class TuneTable(BaseModel):
     Attributes:
         cost: what candidates are scored by: `time` on the board, or `cycles` that are estimated
             under emulation, for those who have no board.
+        boards: names of boards of one sort to tune on at the same time; empty is the job's own.
     """
 
     model_config = _Strict
     seconds: Annotated[float, Field(ge=0)] = 0
     trials: Annotated[int, Field(ge=0)] = 0
     cost: Literal["time", "cycles"] = "time"
+    boards: Annotated[list[str], Field(max_length=64)] = []
 
 
 class QuantizeTable(BaseModel):

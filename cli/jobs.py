@@ -14,7 +14,7 @@ from . import steps, summary
 from .job import Job, load_job
 from .state import open_workspace
 from .steps import Run
-from .verb import BoardName, Data, Json, example, verb
+from .verb import Data, Json, example, verb
 
 # verb -> (last step, what the help says, what is printed at the end)
 VERBS = {
@@ -54,6 +54,15 @@ class ClusterChoice(StrEnum):
     ALL = "all"
 
 
+JobBoards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--board",
+        "-b",
+        help="A board; `edgecompress boards` lists them. Again for more of the same sort: kernels"
+        " are tuned on all of them at the same time, all else is done on the first.",
+    ),
+]
 JobFile = Annotated[Path, typer.Argument(help="A job file, such as examples/demo.toml.")]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="The job's folder; by default out/<name>.")
@@ -115,7 +124,7 @@ def _command(last: str, tell: summary.Tell) -> Any:
         job: JobFile,
         *,
         out: Out = None,
-        board: BoardName = None,
+        board: JobBoards = None,
         data: Data = None,
         limit: Limit = None,
         quick: Quick = False,
@@ -134,7 +143,8 @@ def _command(last: str, tell: summary.Tell) -> Any:
             wanted = wanted.model_copy(update={"quantize": quantize})
         default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
         with open_workspace(out or default) as space:
-            run = Run(wanted, space, board or wanted.board, data, quick)
+            first, tuned_on = (board or [wanted.board])[0], tuple(board or wanted.tune.boards)
+            run = Run(wanted, space, first, data, quick, tuned_on)
             run = steps.run_until(run, last)
             return tell(run, as_json)
 

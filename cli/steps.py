@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +13,15 @@ from edgecompress.errors import BoardError, unknown_name
 from edgecompress.files import building, read_json, sha256_file, sha256_json, write_json
 
 from ..rpc import connect
-from ..targets import Board, ClusterName, board_names, load_board, require_supported
+from ..targets import Board, board_names, load_board, require_supported
 from ..targets.inventory import entries
 from .job import Job, compress_config, pretrained_config
 from .precision import calibration_photos, compiler_precision, require_float16
 from .state import Workspace
+from .tune_boards import endpoints, require_once, require_one_sort
 
 if TYPE_CHECKING:
     from ..compress.photos import PhotoSet
-    from ..rpc import Session
-
-
-# The longest that one RPC server on a board lives; tuning opens another one then.
-SERVER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,7 @@ class Run:
         board_name: as the user calls the board: an inventory entry or a described board.
         data: the folder of photo sets, or None for the environment's.
         quick: whether a `[compress]` job trains for minutes instead of hours.
+        tuned_on: the boards, all of one sort, that kernels are tuned on; empty is `board_name`.
     """
 
     job: Job
@@ -44,6 +40,7 @@ class Run:
     board_name: str
     data: Path | None = None
     quick: bool = False
+    tuned_on: tuple[str, ...] = ()
 
     @cached_property
     def board(self) -> Board:
@@ -220,57 +217,42 @@ def tune(run: Run) -> None:
     budget = run.job.tune
     if not (budget.seconds or budget.trials):
         return
+    names = run.tuned_on or (run.board_name,)
+    require_once(names)
+    require_one_sort({name: find_board(name) for name in (run.board_name, *names)})
 
     def work() -> None:
         from ..compile.tune import tune_networks
         from ..compress.evaluate import read_cascade
 
-        with ExitStack() as stack:
-            estimate, source = None, _never
-            if budget.cost == "cycles":
-                from ..bench.emulated.estimate import cycle_estimate
+        estimate, sources = None, {}
+        if budget.cost == "cycles":
+            from ..bench.emulated.estimate import cycle_estimate
 
-                estimate = cycle_estimate(run.seen)
-            else:
-                session = stack.enter_context(connect(run.board_name))
-                source = partial(endpoint, session, run.job.bench.cluster)
-            result = tune_networks(
-                run.networks(),
-                run.seen,
-                read_cascade(run.deployed).preprocess,
-                source,
-                database=run.database,
-                trials=budget.trials or None,
-                seconds=budget.seconds or None,
-                estimate=estimate,
-                **compiler_precision(run.job),
-            )
+            estimate = cycle_estimate(run.seen)
+        else:
+            sources = endpoints(names, run.job.bench.cluster)
+        result = tune_networks(
+            run.networks(),
+            run.seen,
+            read_cascade(run.deployed).preprocess,
+            sources,
+            database=run.database,
+            trials=budget.trials or None,
+            seconds=budget.seconds or None,
+            estimate=estimate,
+            **compiler_precision(run.job),
+        )
         write_json(run.space.path("tuning.json"), result.to_json())
 
     inputs = {
         "budget": budget.model_dump(),
         "networks": _onnx(run),
         "board": run.seen.tvm_target(),
-        "name": run.board_name,
+        "names": names,
         **compiler_precision(run.job),
     }
     run.space.step("tune", inputs, [run.database], work)
-
-
-def _never() -> Any:
-    """The endpoint of a tuning that measures on no board."""
-    raise AssertionError("estimated candidates need no server")
-
-
-@contextmanager
-def endpoint(session: Session, cluster: ClusterName = "fast") -> Iterator[Any]:
-    """An RPC server on the CPUs of a cluster of the session's board, reachable from here."""
-    from ..bench.placement import placement
-    from ..rpc.server import rpc_server
-
-    cpus = placement(session, cluster).cpus
-    with rpc_server(session, deadline=SERVER_S, cpus=cpus) as reached:
-        yield reached
 
 
 def compile_(run: Run) -> None:
@@ -382,7 +364,9 @@ _ON_THE_BOARD = ("tune", "deploy", "bench", "report")
 def run_until(run: Run, last: str) -> Run:
     """Do every step up to `last` that is not yet done; returns the job on the board it ran on."""
     if last in _ON_THE_BOARD and not (last == "tune" and run.job.tune.cost == "cycles"):
-        run = replace(run, board_name=usable_board(run.job, run.board_name))
+        usable = usable_board(run.job, run.board_name)
+        if usable != run.board_name:
+            run = replace(run, board_name=usable, tuned_on=())
     if run.job.quantize.precision == "float16" and "tune" in _upto(last):
         require_float16(run.board)
     for name in _upto(last):

@@ -116,10 +116,17 @@ def tune(run: Run, as_json: bool) -> Any:
         title = f"Kernels on {result['board']}" + kinds.get(result["measured"], "")
         show.table(title, ["kernel", ">times", ">untuned ms", ">best ms"], rows)
         show.say(
-            f"{result['records']} records in {run.database} after {result['seconds']:.0f} s; "
+            f"{result['records']} records in {run.database} after {result['seconds']:.0f} s"
+            f"{_shares(result['boards'])}; "
             "the next compile uses them"
         )
     return {"database": str(run.database), "result": result}
+
+
+def _shares(boards: dict[str, int]) -> str:
+    """How many candidates each of several boards measured; nothing for one."""
+    each = (f"{name} {count}" for name, count in boards.items())
+    return f" ({', '.join(each)})" if len(boards) > 1 else ""
 
 
 def _ms(value: float | None) -> str:

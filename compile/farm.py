@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,20 +29,29 @@ class Job(Generic[T]):
 
 
 class Farm:
-    """The boards, or estimators, that measure. A context manager: it ends their servers.
+    """The boards, or estimators, that measure, by name. A context manager: it ends their servers.
 
     A board that fails is left out from then on, with a warning, as long as another one is left.
+
+    Attributes:
+        measured: how many candidates each has measured, those that were left out included.
     """
 
-    def __init__(self, meters: Sequence[Measuring]) -> None:
-        self._meters = list(meters)
+    def __init__(self, meters: Mapping[str, Measuring]) -> None:
+        self._meters = dict(meters)
+        self.measured = Counter(dict.fromkeys(meters, 0))
+
+    @property
+    def boards(self) -> tuple[str, ...]:
+        """The names of those that are left."""
+        return tuple(self._meters)
 
     def __enter__(self) -> Farm:
         return self
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as stack:
-            for meter in self._meters:
+            for meter in self._meters.values():
                 stack.callback(meter.close)
 
     def measure(
@@ -61,39 +70,58 @@ class Farm:
         """
         waiting = deque(jobs)
         lock = threading.Lock()
-        broken: dict[int, BoardError] = {}
+        broken: dict[str, BoardError] = {}
 
-        def work(index: int) -> None:
-            while index not in broken:
+        def work(name: str) -> None:
+            while name not in broken:
                 with lock:
                     if not waiting or not in_time():
                         return
                     job = waiting.popleft()
                 try:
-                    outcome = self._meters[index].measure(job.library, job.arguments)
+                    outcome = self._meters[name].measure(job.library, job.arguments)
                 except BoardError as error:
                     with lock:
                         waiting.append(job)
-                        broken[index] = error
+                        broken[name] = error
+                        left = [one for one in self._meters if one not in broken]
+                        if left:
+                            events.warn(_left_out(name, error, left))
                     return
                 with lock:
+                    self.measured[name] += 1
                     done(job.item, outcome)
 
-        def work_or_stop_all(index: int) -> None:
+        def work_or_stop_all(name: str) -> None:
             try:
-                work(index)
+                work(name)
             except BaseException:
                 waiting.clear()
                 raise
 
         while waiting and in_time():
             if len(self._meters) == 1:  # in this thread, where an interrupt takes effect at once
-                work(0)
+                work(next(iter(self._meters)))
             else:
                 with ThreadPoolExecutor(len(self._meters), "board") as pool:
-                    list(pool.map(work_or_stop_all, range(len(self._meters))))
+                    try:
+                        list(pool.map(work_or_stop_all, self._meters))
+                    except BaseException:  # an interrupt: what is being measured is the last
+                        waiting.clear()
+                        raise
             if len(broken) == len(self._meters):
-                raise next(iter(broken.values()))
-        for index in sorted(broken, reverse=True):
-            events.warn(f"a board is left out of the tuning: {broken[index].message}")
-            self._meters.pop(index).close()
+                raise _none_left(broken)
+        for name in broken:
+            self._meters.pop(name).close()
+
+
+def _left_out(name: str, error: BoardError, left: Sequence[str]) -> str:
+    return f"'{name}' is left out of the tuning, {', '.join(left)} goes on: {error.message}"
+
+
+def _none_left(broken: Mapping[str, BoardError]) -> BoardError:
+    """The error of the last board, and how to go on."""
+    name, error = list(broken.items())[-1]
+    message = error.message if len(broken) == 1 else f"no board is left; '{name}': {error.message}"
+    again = "then give the same command: it goes on from what was measured"
+    return BoardError(message, f"{error.hint}; {again}" if error.hint else again)

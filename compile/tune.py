@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ def tune_networks(
     networks: Sequence[Path],
     board: Board,
     preprocess: Preprocess,
-    open_endpoint: OpenEndpoint | Sequence[OpenEndpoint],
+    open_endpoint: OpenEndpoint | Mapping[str, OpenEndpoint],
     *,
     database: Path,
     trials: int | None = None,
@@ -87,7 +87,7 @@ def merged(tasks: Sequence[TuningTask]) -> list[TuningTask]:
 def tune_tasks(
     tasks: Sequence[TuningTask],
     board: Board,
-    open_endpoint: OpenEndpoint | Sequence[OpenEndpoint],
+    open_endpoint: OpenEndpoint | Mapping[str, OpenEndpoint],
     *,
     database: Path,
     budget: Budget | None = None,
@@ -97,26 +97,27 @@ def tune_tasks(
     """Tune kernels on a board (or on several of one sort), each starting from its untuned schedule.
 
     Args:
-        open_endpoint: starts an RPC server on the board; called again whenever it is lost. One
-            for each board where there are several.
+        open_endpoint: starts an RPC server on the board; called again whenever it is lost. By
+            name, one for each board, where there are several.
         database: file of tuning records, made where it is missing.
         timing: how candidates are timed; by default what suits the board.
         estimate: scores candidates without a board; then `open_endpoint` is not called, and the
             records are marked as `cost`.
 
     Raises:
-        BoardError: the board cannot be measured on. What was measured until then is kept.
+        BoardError: no board can be measured on any more. What was measured until then is kept.
         CompileError: an untuned schedule does not work, or nothing can be linked for the board.
         InputError: the database is damaged or cannot be written.
     """
-    endpoints = [open_endpoint] if callable(open_endpoint) else list(open_endpoint)
-    if not endpoints:
-        raise UsageError("tuning needs a board to measure on")
-    meters: list[Measuring]
-    if estimate is None:
-        meters = [Meter(one, timing or default_timing(board)) for one in endpoints]
+    endpoints = {board.name: open_endpoint} if callable(open_endpoint) else open_endpoint
+    meters: dict[str, Measuring]
+    if estimate is not None:
+        meters = {f"estimate {i + 1}": Estimator(estimate) for i in range(os.cpu_count() or 1)}
+    elif endpoints:
+        timing = timing or default_timing(board)
+        meters = {name: Meter(one, timing) for name, one in endpoints.items()}
     else:
-        meters = [Estimator(estimate) for _ in range(os.cpu_count() or 1)]
+        raise UsageError("tuning needs a board to measure on")
     append_records(database, ())  # fails now rather than after the first measurement
     measured = measured_as(board) if estimate is None else "cost"
     tuner = Tuner(tasks, board, open_database(database, board), budget or Budget(), measured)

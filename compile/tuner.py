@@ -104,7 +104,7 @@ class Tuner:
 
     def drive(self, builder: Builder, farm: Farm, progress: events.Task) -> None:
         """Measure until the budget or the spaces end."""
-        self._progress = progress
+        self._progress, self._farm = progress, farm
         if self._budget.trials is not None and self._budget.trials < len(self._kernels):
             events.note(
                 f"{self._budget.trials} trials are fewer than the {len(self._kernels)} kernels:"
@@ -138,6 +138,7 @@ class Tuner:
             sum(task.failures for task in tasks),
             time.monotonic() - self._start,
             "exhausted" if all(task.exhausted for task in tasks) else self._ended(),
+            {} if self._kind == "cost" else dict(self._farm.measured),
         )
 
     def _next(self) -> _Kernel | None:
@@ -230,17 +231,25 @@ class Tuner:
         elapsed = time.monotonic() - self._start
         tuned = sum(k.task.weight * (k.search.best_seconds or 0) for k in self._kernels)
         untuned = sum(k.task.weight * (k.search.default_seconds or 0) for k in self._kernels)
-        text = f"{self._measured} measured, {1e3 * tuned:.3g} ms of {1e3 * untuned:.3g} untuned"
+        text = f"{self._measured} measured{self._where()}, best so far"
+        text += f" {_ms(tuned)} ms of {_ms(untuned)} untuned"
         left = self._left(elapsed)
         if left is not None:
             text += f", {left:.0f} s left"
         best = kernel.search.best_seconds
         if best is not None:
-            text += f" ({kernel.task.name}: {1e3 * best:.3g} ms)"
+            text += f" ({kernel.task.name}: {_ms(best)} ms)"
         done = self._measured / self._budget.trials if self._budget.trials else 0.0
         if self._budget.seconds:
             done = max(done, min(1.0, elapsed / self._budget.seconds))
         self._progress.update(done, text)
+
+    def _where(self) -> str:
+        """How many on each board that is left, where there are or were several."""
+        if self._kind == "cost" or len(self._farm.measured) == 1:
+            return ""
+        each = (f"{name} {self._farm.measured[name]}" for name in self._farm.boards)
+        return f" ({', '.join(each)})"
 
     def _left(self, elapsed: float) -> float | None:
         """Seconds until the budget ends, or None without one."""
@@ -252,6 +261,11 @@ class Tuner:
             each = (elapsed - self._first) / (self._measured - 1)
             left.append(each * (self._budget.trials - self._measured))
         return min(left, default=None)
+
+
+def _ms(seconds: float) -> str:
+    """Milliseconds with three figures, and no powers of ten for the large ones."""
+    return f"{1e3 * seconds:.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def idle_factor(mod: IRModule, cores: int) -> float:

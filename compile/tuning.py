@@ -78,6 +78,7 @@ class TuningResult:
         failures: candidates among them that failed.
         seconds: how long it took.
         ended: `exhausted` (nothing is left to measure), `trials` or `seconds` (the budget).
+        boards: how many candidates each board measured, by the user's name for it.
     """
 
     board: str
@@ -87,6 +88,7 @@ class TuningResult:
     failures: int
     seconds: float
     ended: str
+    boards: dict[str, int]
 
     @property
     def speedup(self) -> float | None:

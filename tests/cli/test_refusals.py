@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgecompress.cli import steps
 from edgecompress.cli.job import load_job
 from edgecompress.cli.state import Workspace
 from edgecompress.cli.steps import Run
+from edgecompress.errors import UsageError
 from edgecompress.targets import BoardEntry
 from edgecompress.targets.inventory import add, inventory_path
 
@@ -221,3 +223,21 @@ def test_a_truncated_bundle_to_deploy(job: Path, tmp_path: Path, tiny: Any) -> N
     told = refused_twice("deploy", job, "--out", tmp_path / "out", code=3)
     assert "host: " in told
     assert "edgecompress compile" in told
+
+
+def test_boards_that_do_not_tune_together(job: Path, tmp_path: Path) -> None:
+    for name, sort in (("pi-a", "rpi4b"), ("pi-b", "rpi5")):
+        add(BoardEntry(name, sort, "192.0.2.1", user="pi"))
+    run = Run(load_job(job), Workspace(tmp_path), "pi-a", tuned_on=("pi-a", "pi-b"))
+    tuned = run.job.tune.model_copy(update={"trials": 5})
+    run = replace(run, job=run.job.model_copy(update={"tune": tuned}))
+    with pytest.raises(UsageError, match="'pi-a' is a rpi4b, 'pi-b' a rpi5") as refused:
+        steps.tune(run)
+    assert "mcpu cortex-a72, not cortex-a76; mattr +neon, not +neon +dotprod" in str(
+        refused.value.message
+    )
+    with pytest.raises(UsageError, match="'pi-a' is named twice"):
+        steps.tune(replace(run, tuned_on=("pi-a", "pi-a")))
+    # Also where kernels would be measured on another sort than they are for.
+    with pytest.raises(UsageError, match="'pi-a' is a rpi4b, 'pi-b' a rpi5"):
+        steps.tune(replace(run, tuned_on=("pi-b",)))

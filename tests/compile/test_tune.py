@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -108,14 +109,16 @@ class Servers:
 
     nursery: subprocess.Popen[str]
     opened: list[int] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def open(self) -> Iterator[Endpoint]:
         assert self.nursery.stdin and self.nursery.stdout
-        self.nursery.stdin.write("open\n")
-        self.nursery.stdin.flush()
-        port, pid = self.nursery.stdout.readline().split()
-        self.opened.append(int(pid))
+        with self.lock:  # boards that tune together open theirs at the same time
+            self.nursery.stdin.write("open\n")
+            self.nursery.stdin.flush()
+            port, pid = self.nursery.stdout.readline().split()
+            self.opened.append(int(pid))
         try:
             yield Endpoint("127.0.0.1", int(port))
         finally:
@@ -494,13 +497,92 @@ def test_two_boards_measure_together_and_one_may_fail(
         result = tune_tasks(
             [task()],
             host,
-            [servers.open, absent],
+            {"here": servers.open, "there": absent},
             database=tmp_path / "tuning.jsonl",
             budget=Budget(trials=6),
             timing=QUICK,
         )
     assert (result.records, result.failures) == (6, 0)
-    assert any("second board" in event.text for event in said if event.kind == "warning")
+    warning = next(event.text for event in said if event.kind == "warning")
+    assert warning.startswith("'there' is left out of the tuning, here goes on: ")
+    assert "second board" in warning
+    assert result.boards == {"here": 6, "there": 0}
+
+
+def test_two_boards_share_the_work_and_a_killed_server_loses_nothing(
+    servers: Servers, host: Board, tmp_path: Path
+) -> None:
+    """Each measures some; the records are all candidates of both kernels, each once."""
+    said: list[str] = []
+
+    def kill_one(event: events.Event) -> None:
+        if event.kind == "advance":
+            said.append(event.text)
+            if event.text.startswith("6 measured"):
+                servers.kill(servers.opened[0])
+
+    database = tmp_path / "tuning.jsonl"
+    tasks = [task(), task(32)]
+    openers = {"pi-a": servers.open, "pi-b": servers.open}
+    with events.listening(kill_one):
+        result = tune_tasks(
+            tasks, host, openers, database=database, budget=Budget(trials=99), timing=QUICK
+        )
+    assert len(servers.opened) == 3, "one for each board, and one in place of the killed one"
+    records = read_records(database)
+    assert len({(one.workload, one.candidate) for one in records}) == len(records) == result.records
+    assert result.ended == "exhausted"
+    assert (result.failures, sum(result.boards.values())) == (0, result.records)
+    assert min(result.boards.values()) > 1
+    assert {one.board for one in records} == {"host"}
+    assert "best so far" in said[-1] and "pi-a" in said[-1] and "pi-b" in said[-1]
+
+
+def test_a_board_that_is_gone_for_good_leaves_the_rest_to_the_other(
+    servers: Servers, host: Board, tmp_path: Path
+) -> None:
+    first = []
+
+    @contextmanager
+    def once() -> Iterator[Endpoint]:
+        if first:
+            raise BoardError("no answer from pi-b")
+        with servers.open() as endpoint:
+            first.append(servers.opened[-1])
+            yield endpoint
+
+    heard: list[events.Event] = []
+
+    def kill_it(event: events.Event) -> None:
+        heard.append(event)
+        if event.text.startswith("4 measured") and first:
+            servers.kill(first[0])
+
+    database = tmp_path / "tuning.jsonl"
+    openers = {"pi-a": servers.open, "pi-b": once}
+    with events.listening(kill_it):
+        result = tune_tasks([task(), task(32)], host, openers, database=database, timing=QUICK)
+    assert result.ended == "exhausted" and result.failures == 0
+    assert len(read_records(database)) == result.records == sum(result.boards.values())
+    warnings = [event.text for event in heard if event.kind == "warning"]
+    assert warnings == ["'pi-b' is left out of the tuning, pi-a goes on: no answer from pi-b"]
+    assert "pi-b" not in heard[-2].text, "what is shown are the boards that are left"
+
+
+def test_without_any_board_left_it_says_how_to_go_on(
+    servers: Servers, host: Board, tmp_path: Path
+) -> None:
+    @contextmanager
+    def absent() -> Iterator[Endpoint]:
+        raise BoardError("nobody there", "switch it on")
+        yield
+
+    database = tmp_path / "tuning.jsonl"
+    for openers in ({"pi-a": absent}, {"pi-a": absent, "pi-b": absent}):
+        with pytest.raises(BoardError, match="nobody there") as refused:
+            tune_tasks([task()], host, openers, database=database, timing=QUICK)
+        assert refused.value.hint.startswith("switch it on; then give the same command")
+    assert "no board is left" in refused.value.message
 
 
 @pytest.mark.parametrize("boards", [1, 2])
@@ -514,8 +596,9 @@ def test_an_error_while_measuring_ends_the_tuning(
             raise KeyboardInterrupt
 
     database = tmp_path / "tuning.jsonl"
+    openers = {f"board {index}": servers.open for index in range(boards)}
     with events.listening(interrupt), pytest.raises(KeyboardInterrupt):
-        tune_tasks([task()], host, [servers.open] * boards, database=database, timing=QUICK)
+        tune_tasks([task()], host, openers, database=database, timing=QUICK)
     assert 2 <= len(read_records(database)) <= 1 + boards
     left = [" ".join(child.cmdline()) for child in psutil.Process().children()]
     assert not [command for command in left if "edgecompress.compile.worker" in command]
@@ -538,4 +621,4 @@ def test_a_budget_of_seconds_ends_the_tuning(servers: Servers, host: Board, tmp_
 
 def test_tuning_wants_a_board(host: Board, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        tune_tasks([task()], host, [], database=tmp_path / "tuning.jsonl")
+        tune_tasks([task()], host, {}, database=tmp_path / "tuning.jsonl")

@@ -1,0 +1,86 @@
+"""The boards that a job's kernels are tuned on: one, or several of one sort at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+from edgecompress.errors import UsageError
+
+from ..rpc import connect
+from ..targets import Board, ClusterName
+
+# The longest that one RPC server on a board lives; tuning opens another one then.
+SERVER_S = 24 * 3600.0
+
+Opener = Callable[[], AbstractContextManager[Any]]
+
+
+def require_once(names: Sequence[str]) -> None:
+    """Refuse a board that is named twice.
+
+    Raises:
+        UsageError: one is: two servers on one board disturb each other's times.
+    """
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"the board '{twice}' is named twice: two servers on one board disturb each other",
+            "name each board once",
+        )
+
+
+def require_one_sort(boards: Mapping[str, Board]) -> None:
+    """Refuse boards that are not all of one sort.
+
+    Args:
+        boards: by the user's name, what each is; the first is what kernels are tuned for.
+
+    Raises:
+        UsageError: one is of another sort: its times are not those of the first.
+    """
+    (name, first), *others = boards.items()
+    for other_name, other in others:
+        if other.name != first.name:
+            raise UsageError(
+                f"boards that tune together must be of one sort: '{name}' is a {first.name},"
+                f" '{other_name}' a {other.name}{_difference(first, other)}",
+                f"tune '{other_name}' by itself, with an --out of its own",
+            )
+
+
+def _difference(one: Board, other: Board) -> str:
+    """What the compiler would see differently: " (mcpu cortex-a72, not cortex-a76)"."""
+    mine, its = one.tvm_target(), other.tvm_target()
+    keys = [key for key in (*mine, *(its.keys() - mine.keys())) if mine.get(key) != its.get(key)]
+    said = [f"{key} {_plain(mine.get(key))}, not {_plain(its.get(key))}" for key in keys]
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def _plain(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def endpoints(names: Sequence[str], cluster: ClusterName) -> dict[str, Opener]:
+    """What opens an RPC server on each board; each board is reached once now.
+
+    Raises:
+        BoardError: one cannot be reached.
+    """
+    for name in names:
+        connect(name).close()
+    return {name: partial(endpoint, name, cluster) for name in names}
+
+
+@contextmanager
+def endpoint(name: str, cluster: ClusterName) -> Iterator[Any]:
+    """An RPC server on the CPUs of a cluster of a board, over a session of its own."""
+    from ..bench.placement import placement
+    from ..rpc.server import rpc_server
+
+    with connect(name) as session:
+        cpus = placement(session, cluster).cpus
+        with rpc_server(session, deadline=SERVER_S, cpus=cpus) as reached:
+            yield reached

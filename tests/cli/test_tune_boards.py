@@ -1,0 +1,85 @@
+"""Several boards of one sort tune together: two names of the virtual board, two SSH sessions."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from edgecompress import events
+from edgecompress.cli.tune_boards import endpoints
+from edgecompress.compile.records import read_records
+from edgecompress.compile.tune import tune_tasks
+from edgecompress.compile.tuning import TuningTask
+from edgecompress.rpc.ssh import SshSession
+from edgecompress.targets.inventory import add
+
+ROWS = (8, 16)
+
+
+def kernel(rows: int) -> Any:
+    from tvm import te
+
+    a = te.placeholder((rows, 32), name="A")
+    b = te.placeholder((32, 16), name="B")
+    k = te.reduce_axis((0, 32), name="k")
+    product = te.compute((rows, 16), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="C")
+    return te.create_prim_func([a, b, product])
+
+
+def tiled(schedule: Any) -> None:
+    i, j, _ = schedule.get_loops(schedule.get_sblock("C"))
+    rows = schedule.sample_categorical([1, 2, 4, 8], [0.25] * 4, decision=1)
+    columns = schedule.sample_categorical([4, 8, 16], [1 / 3] * 3, decision=2)
+    schedule.split(i, [None, rows])
+    _, right = schedule.split(j, [None, columns])
+    schedule.vectorize(right)
+
+
+def servers() -> dict[str, list[psutil.Process]]:
+    """The processes of each RPC server on this machine's virtual boards, by its key."""
+    found: dict[str, list[psutil.Process]] = {}
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "--key" in words and any("qemu" in word for word in words):
+            found.setdefault(words[words.index("--key") + 1], []).append(process)
+    return found
+
+
+def kill(server: list[psutil.Process]) -> None:
+    family = {child for one in server for child in one.children(recursive=True)}
+    for process in {*server, *family}:
+        process.kill()
+
+
+@pytest.mark.board
+def test_two_boards_and_a_server_that_is_killed(
+    virtual_board: SshSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CONFIG", str(tmp_path))
+    for name in ("pi-a", "pi-b"):
+        add(dataclasses.replace(virtual_board.entry, name=name, workdir=f"edgecompress-{name}"))
+    others = servers().keys()
+    killed: list[int] = []
+
+    def kill_one(event: events.Event) -> None:
+        if event.text.startswith("5 measured") and not killed:
+            ours = {key: server for key, server in servers().items() if key not in others}
+            killed.append(len(ours))
+            kill(next(iter(ours.values())))
+
+    database = tmp_path / "tuning.jsonl"
+    tasks = [TuningTask(f"gemm {rows}", kernel(rows), tiled, 1) for rows in ROWS]
+    opened = endpoints(["pi-a", "pi-b"], "fast")
+    assert list(opened) == ["pi-a", "pi-b"]
+    with events.listening(kill_one):
+        result = tune_tasks(tasks, virtual_board.board, opened, database=database)
+    records = read_records(database)
+    assert killed == [2], "a server for each of the two"
+    assert result.ended == "exhausted" and result.failures == 0
+    assert len({(one.workload, one.candidate) for one in records}) == len(records) == 2 * 4 * 3
+    assert sum(result.boards.values()) == len(records) and min(result.boards.values()) > 2
+    assert {one.measured for one in records} == {"emulated"}
