@@ -128,6 +128,8 @@ class Builder:
         Args:
             channels: that are read; of those beyond the ones in memory zeros.
         """
+        from tvm import te
+
         value, physical = self.values[name], self.physical(self.values[name])
         read, dtype = self.stored(name), self.machine.dtype
         if name == self.source:
@@ -143,7 +145,7 @@ class Builder:
                 return (read(h, w, c).astype(dtype) - zero) * unit
         else:
             real = read
-        return _inside(real, physical, channels, dtype)
+        return _inside(real, physical, channels, te.const(0.0, dtype))
 
     def finish(
         self, stage: Any, flat: bool = False, affine: Affine | None = None, *, raw: bool = False
@@ -340,7 +342,7 @@ def _window_op(build: Builder) -> Kernel:
     layer, window = build.layer, build.layer.window
     assert window is not None
     value = build.values[layer.inputs[0]]
-    channels = build.physical(value)
+    channels = build.physical(layer.output)
     if layer.op == "max_pool":
         return _max_pool(build, value, channels)
     if layer.weight_scale is not None:
@@ -378,7 +380,8 @@ def _depthwise_words(build: Builder, value: Value, channels: int) -> Kernel:
     assert layer.weight_scale is not None
     cut = pixels.plan(window, width)
     nothing = te.const(build.stored_zero(value), integer.dtype)
-    read = _pad(build, cut.padded(window, value.width), build.stored(value.name), channels, nothing)
+    stored = _inside(build.stored(value.name), build.physical(value), channels, nothing)
+    read = _pad(build, cut.padded(window, value.width), stored, channels, nothing)
     fitted, scale = integer.fitted(layer.weight, layer.weight_scale, axis=3, overlapping=True)
     taps = pixels.pack_weight(fitted, cut, window.strides[1], channels)
     weight = build.constant(integer.words(taps), "weight", "int32")
@@ -418,6 +421,7 @@ def _max_pool(build: Builder, value: Value, channels: int) -> Kernel:
     assert window is not None
     raw = value.quantization is not None and value.quantization == layer.output.quantization
     raw = raw and [step.kind for step in layer.epilogue] == ["quantize"]
+    raw = raw and build.physical(value) == channels
     read = build.stored(value.name) if raw else build.normalised(value.name, channels)
     dtype = build.machine.integer.dtype if raw else build.machine.dtype
     padded = _pad(build, window, read, channels, te.min_value(dtype))
@@ -442,13 +446,14 @@ def _global_pool(build: Builder) -> Kernel:
     from tvm import te
 
     value = build.values[build.layer.inputs[0]]
-    channels = build.physical(value)
+    channels = build.physical(build.layer.output)
     share = 1.0 / (value.height * value.width)
-    affine = None
+    affine, integer = None, build.machine.integer
     if value.quantization is None:
         read = build.normalised(value.name, channels)
     else:
-        read = build.stored(value.name)
+        physical = build.physical(value)
+        read = _inside(build.stored(value.name), physical, channels, te.const(0, integer.dtype))
         nothing = np.full(value.channels, build.stored_zero(value) / share)
         affine = Affine(np.full(value.channels, value.quantization.scale * share), nothing)
     h, w = te.reduce_axis((0, value.height), "kh"), te.reduce_axis((0, value.width), "kw")
@@ -585,15 +590,14 @@ def _pad(
     return lambda h, w, c: stage[h, w, c]
 
 
-def _inside(read: Index, physical: int, channels: int, dtype: str) -> Index:
-    """Reads of channels some of which may lie beyond those in memory (zero there)."""
+def _inside(read: Index, physical: int, channels: int, outer: Expression) -> Index:
+    """Reads of channels some of which may lie beyond those in memory (`outer` there)."""
     import tvm
 
     if physical >= channels:
         return read
-    zero = tvm.tirx.const(0.0, dtype)
     return lambda h, w, c: tvm.tirx.if_then_else(
-        c < physical, read(h, w, tvm.tirx.min(c, physical - 1)), zero
+        c < physical, read(h, w, tvm.tirx.min(c, physical - 1)), outer
     )
 
 
