@@ -15,7 +15,7 @@ import numpy as np
 
 from .graph import Step, Value
 from .integer import HIGH, LOW
-from .stage import Expression
+from .stage import Expression, like
 
 if TYPE_CHECKING:
     from .kernels import Builder
@@ -69,7 +69,7 @@ class Epilogue:
         self._steps = [*self._scaled(scale, shift, affine), *applied]
         if (self._unit, self._zero) != whole:
             unit, zero = whole
-            self._steps.append(lambda value, h, w, c: value * unit + zero)
+            self._steps.append(lambda value, h, w, c: value * like(unit, value) + like(zero, value))
         if result is not None:
             integer = build.machine.integer
             self._steps.append(lambda value, h, w, c: integer.narrow(value))
@@ -93,13 +93,13 @@ class Epilogue:
             found.append(lambda value, h, w, c: value * factors[c])
         elif affine is not None or self._unit != 1:
             factor = float(scale[0])
-            found.append(lambda value, h, w, c: value * factor)
+            found.append(lambda value, h, w, c: value * like(factor, value))
         constant = self._constant(shift)
         if constant is None:
             shifts = self._build.constant(shift, "bias")
             found.append(lambda value, h, w, c: value + shifts[c])
         elif constant:
-            found.append(lambda value, h, w, c: value + constant)
+            found.append(lambda value, h, w, c: value + like(constant, value))
         return found
 
     def _constant(self, array: np.ndarray) -> float | None:
@@ -147,9 +147,11 @@ class Epilogue:
         real = self._operand(step)
         if factor == 1:
             return lambda total, h, w, c: total + real(h, w, c)
-        return lambda total, h, w, c: total + real(h, w, c) * factor
+        return lambda total, h, w, c: total + real(h, w, c) * like(factor, total)
 
     def _operand(self, step: Step) -> Callable[..., Any]:
+        from tvm.tirx import const
+
         operand = step.operand
         if isinstance(operand, str):
             read = self._build.normalised(operand, self._channels)
@@ -159,6 +161,9 @@ class Epilogue:
             full[: operand.size] = operand
             padded = self._build.constant(full, step.kind)
             return lambda h, w, c: padded[c]
+        dtype = self._build.machine.dtype
+        if isinstance(operand, float):
+            return lambda h, w, c: const(operand, dtype)
         return lambda h, w, c: operand
 
     def _pixel(self, value: Value, read: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,7 +201,7 @@ def _tanh(value: Any, _: Any, __: str) -> Expression:
 
 
 def _hard_sigmoid(value: Any, line: Any, dtype: str) -> Expression:
-    return _clip(value * line[0] + line[1], (0.0, 1.0), dtype)
+    return _clip(value * like(line[0], value) + like(line[1], value), (0.0, 1.0), dtype)
 
 
 _STEPS: dict[str, Callable[[Any, Any, str], Expression]] = {

@@ -14,3 +14,11 @@ def compute(shape: tuple[Any, ...], function: Index, name: str) -> Any:
     from tvm import te
 
     return te.compute(shape, function, name=name)
+
+
+def like(number: float, value: Expression) -> Expression:
+    """A constant of an expression's type; Python's numbers would make float32 of float16."""
+    from tvm import tirx
+
+    whole = value.asobject() if hasattr(value, "asobject") else value
+    return tirx.const(number, whole.ty.dtype)

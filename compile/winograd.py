@@ -20,7 +20,7 @@ import numpy as np
 
 from .graph import Layer, Window
 from .machine import Machine
-from .stage import Expression, Index, compute
+from .stage import Expression, Index, compute, like
 
 TILES = (2, 4)
 KERNEL = 3
@@ -187,6 +187,10 @@ def _pick(index: Any, values: Sequence[Expression]) -> Expression:
     return result
 
 
+def _times(factor: float, value: Expression) -> Expression:
+    return value * like(factor, value)
+
+
 def _input2(d: Sequence[Expression]) -> list[Expression]:
     return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
@@ -196,9 +200,9 @@ def _output2(m: Sequence[Expression]) -> list[Expression]:
 
 
 def _input4(d: Sequence[Expression]) -> list[Expression]:
-    even, odd = d[4] - 4.0 * d[2], d[3] - 4.0 * d[1]
-    near, far = d[4] - d[2], 2.0 * (d[3] - d[1])
-    first, last = 4.0 * d[0] - 5.0 * d[2], 4.0 * d[1] - 5.0 * d[3]
+    even, odd = d[4] - _times(4.0, d[2]), d[3] - _times(4.0, d[1])
+    near, far = d[4] - d[2], _times(2.0, (d[3] - d[1]))
+    first, last = _times(4.0, d[0]) - _times(5.0, d[2]), _times(4.0, d[1]) - _times(5.0, d[3])
     return [first + d[4], even + odd, even - odd, near + far, near - far, last + d[5]]
 
 
@@ -207,9 +211,9 @@ def _output4(m: Sequence[Expression]) -> list[Expression]:
     minus, least = m[1] - m[2], m[3] - m[4]
     return [
         m[0] + one + other,
-        minus + 2.0 * least,
-        one + 4.0 * other,
-        minus + 8.0 * least + m[5],
+        minus + _times(2.0, least),
+        one + _times(4.0, other),
+        minus + _times(8.0, least) + m[5],
     ]
 
 

@@ -8,6 +8,7 @@ broadcast from memory. A partial tile at the end of a line has code of its own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .common import (
@@ -156,10 +157,11 @@ class Conv2d(Schedule):
 
     def _unrolled(self, sch: TirSchedule, geometry: Geometry) -> Handle:
         """How many inputs one turn of the innermost loop takes."""
+        if self.machine.by_element:
+            # A vector of inputs, or what of one goes into their number.
+            return math.gcd(geometry.inputs, self.machine.lanes)
         if geometry.inputs % 4:
             return geometry.inputs if geometry.inputs < 4 else 1
-        if self.machine.by_element:
-            return self.machine.lanes
         return choose(sch, [size for size in (1, 2, 4, 8) if geometry.inputs % size == 0], 2)
 
     def _load_inputs(
@@ -171,7 +173,7 @@ class Conv2d(Schedule):
         geometry: Geometry,
     ) -> None:
         """Load a tile's inputs into registers, or read them where they are."""
-        if not self.machine.by_element or unrolled != self.machine.lanes:
+        if not self.machine.by_element or unrolled == 1:
             sch.compute_inline(gather)
             return
         sch.compute_at(gather, step, preserve_unit_loops=True)
