@@ -192,6 +192,8 @@ def quantize(run: Run) -> None:
     table = run.job.quantize
     if table.precision != "int8":
         return
+    from ..compress.views import shared
+
     ranges, gate = calibration_photos(run.job, run.data, run.quick)
 
     def work() -> None:
@@ -207,7 +209,7 @@ def quantize(run: Run) -> None:
         "quantize": table.model_dump(),
         "ranges": _files(ranges),
         "gate": _files(gate),
-        "photos": _files(run.photos),
+        "shared": shared([ranges, gate], run.photos),
     }
     run.space.step("quantize", inputs, [run.quantized], work)
 

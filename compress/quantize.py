@@ -21,7 +21,7 @@ from .gate import Loss, answers, fewest_kept, loss
 from .graph import Graph, read_graph
 from .photos import PhotoSet
 from .qdq import Quantisers, write_qdq
-from .views import Inputs, record_inputs
+from .views import Inputs, record_inputs, shared
 
 RECORD = "quantization.json"
 FORMAT = 1
@@ -136,10 +136,10 @@ def quantize_cascade(
         )
         for name, graph in graphs.items()
     }
-    shared = _shared([ranges, gate], measured)
-    if shared:
+    both = 0 if measured is None else shared([ranges, gate], measured)
+    if both:
         events.warn(
-            f"{shared} of the photos that are reported on also give int8 its ranges and gate; "
+            f"{both} of the photos that are reported on also give int8 its ranges and gate; "
             "name others: `photos` in [quantize]"
         )
     labelled = gate.labels == cascade.labels
@@ -150,7 +150,7 @@ def quantize_cascade(
         "photos": {
             "ranges": _photos(calibration),
             "gate": _photos(judged),
-            "measured": shared,
+            "measured": both,
         },
         "networks": {
             name: _told(name, member, judged, labelled) for name, member in members.items()
@@ -267,14 +267,6 @@ def _photos(inputs: Inputs) -> dict[str, Any]:
         "views": len(inputs),
         "unreadable": inputs.unreadable,
     }
-
-
-def _shared(used: Sequence[PhotoSet], measured: PhotoSet | None) -> int:
-    """How many of the photos that are reported on were used here."""
-    if measured is None:
-        return 0
-    paths = {path.resolve() for photos in used for path in photos.paths}
-    return len(paths & {path.resolve() for path in measured.paths})
 
 
 def _float32(cascade: Cascade) -> dict[str, str]:
