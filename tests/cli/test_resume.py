@@ -40,10 +40,10 @@ MARKS = [
 ]
 
 
-def start(job: Path, out: Path) -> subprocess.Popen[str]:
+def start(job: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     argv = [sys.executable, "-m", "edgecompress.cli.main", "run", str(job), "--out", str(out)]
     return subprocess.Popen(
-        argv,
+        [*argv, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -85,3 +85,20 @@ def test_killed_in_every_step(shapes: tuple[Path, Path], tmp_path: Path) -> None
     assert report["agreement"]["top1"] == 1.0
     assert report["accuracy"]["top1"] == report["accuracy"]["reference"]["top1"]
     assert (out / "report.html").stat().st_size > 10_000
+
+    # The same job in int8: nothing of what does not depend on it is done again.
+    assert "precision" not in report
+    said = kill_at(start(job, out, "--precision", "int8"), "> gate of")
+    assert {"compress: done before, kept", "reference: done before, kept"} <= set(said)
+    assert not (out / "quantized").exists()
+    last = start(job, out, "--precision", "int8")
+    _, said = last.communicate(timeout=300)
+    assert last.returncode == 0, said
+    report = json.loads((out / "report.json").read_text())
+    assert report["accuracy"]["n"] == 16
+    assert report["agreement"]["top1"] >= 0.8
+    precision = {one["network"]: one for one in report["precision"]["networks"]}
+    stages = [stage["network"] for stage in report["stages"]]
+    assert all(precision[name]["int8"] == precision[name]["layers"] > 10 for name in stages)
+    assert precision[report["predictor"]["network"]]["precision"] == "float32"
+    assert "<h2>Precision</h2>" in (out / "report.html").read_text()
