@@ -86,7 +86,7 @@ def test_int8_by_network(material: Material, tmp_path: Path) -> None:
     assert "9 photos of some &lt;photos&gt; in 30 views (1 more could not be read)" in page
     assert "3 of the photos that this report is on" in page
     assert "PyTorch in float32 on the same photos" in page
-    assert "the board computes in int8" in page
+    assert "int8 on the board, float32 in PyTorch" in page
 
 
 def test_labelled_gates_tell_top1(material: Material) -> None:
