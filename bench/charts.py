@@ -5,6 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup, escape
 
 from . import text
+from .peer_facts import bars
 from .schema import Latency, Report
 
 Corner = tuple[float, float]
@@ -126,6 +127,32 @@ def trade_off(report: Report) -> Markup:
     told = f"from {text.percent(points[0][1])} at {text.macs(points[0][0])} MACs"
     told += f" to {text.percent(points[-1][1])} at {text.macs(points[-1][0])} MACs"
     return _svg(WIDTH, top + height + 52, "Accuracy against computation", told, parts)
+
+
+def peers(report: Report) -> Markup:
+    """Each engine's time or cycles against ONNX Runtime's, network by network; ours stand out."""
+    rows = [] if report.peers is None else bars(report.peers)
+    if not rows:
+        return Markup("")
+    left, right, height, head = 170, 90, 22, 30
+    scale = (WIDTH - left - right) / max(1.0, *(one.share for one in rows))
+    parts, y, network = [], 8.0, ""
+    for one in rows:
+        if one.network != network:
+            network = one.network
+            parts.append(_text(left, y + 18, text.short_name(network), "name"))
+            y += head
+        length = max(one.share * scale, 1.5)
+        parts += [
+            _text(left - 12, y + 14, one.title, "name" if one.ours else "note", "end"),
+            _rect(left, y + 2, length, 15, f"bar {'part' if one.ours else 'total'}"),
+            _text(left + length + 10, y + 15, f"{one.share:.2f}", "value"),
+        ]
+        y += height
+    parts.insert(0, _rect(left + scale, 8, 1, y - 8, "grid"))
+    told = "; ".join(f"{one.network} in {one.title} {one.share:.2f}" for one in rows)
+    title = "Time" if report.peers and report.peers.measured == "time" else "Cycles"
+    return _svg(WIDTH, round(y + 8), f"{title} against ONNX Runtime", told, parts)
 
 
 def _padded(low: float, high: float, share: float) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from edgecompress.files import write_text
 from . import charts, text
 from .accuracy import match
 from .examples import Example, choose
+from .peer_facts import cycles_of
 from .report import Material, read_manifest
 from .schema import Layer, Report
 
@@ -48,6 +49,7 @@ def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
         stages=stages,
         charts=charts,
         text=text,
+        cycles_of=cycles_of,
         heaviest=heaviest_layers(report.layers or []),
         timed=any(layer.p50_ms is not None for layer in report.layers or []),
         short_name=text.short_name,

@@ -22,6 +22,7 @@ from ..targets import Board
 from . import sections
 from .accuracy import Labelled, agreement, match
 from .board_run import BoardRun
+from .peer_facts import peers_facts
 from .precision import precision_facts
 from .schema import AgreementFacts, Latency, Memory, Report, RunFacts
 
@@ -41,6 +42,7 @@ class Material:
         database: the tuning database that the compiler was given, or None.
         precision: what the networks were to compute with.
         quantization: quantization.json's content; None where nothing is int8.
+        peers: peers.json's content; None where no engines were compared.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Material:
     database: Path | None = None
     precision: str = "float32"
     quantization: dict[str, Any] | None = None
+    peers: dict[str, Any] | None = None
 
 
 def build_report(material: Material) -> Report:
@@ -120,6 +123,7 @@ def _report(material: Material, manifest: Manifest) -> Report:
         precision=precision_facts(
             material.precision, material.quantization, manifest.cascade, missing
         ),
+        peers=peers_facts(material.peers, missing),
         not_measured=missing,
     )
 

@@ -286,6 +286,44 @@ class Precision(_Part):
     cascade: PrecisionCascade | None
 
 
+class PeerRow(_Part):
+    """One engine on one network; an engine without numbers has a `reason`.
+
+    Attributes:
+        ms: median of a run, where time was measured.
+        ratio: that against ONNX Runtime's in the same rounds: median, lower, upper quartile.
+        instructions: of one run, where they were counted.
+        cycles: estimated, by core.
+        difference: of its output from ONNX Runtime's, as a share of the largest output.
+    """
+
+    engine: str
+    title: str
+    threads: Count
+    ms: float | None
+    ratio: tuple[float, float, float] | None
+    instructions: Count | None
+    cycles: dict[str, float]
+    difference: float | None
+    reason: str
+
+
+class PeerNetwork(_Part):
+    """One network in all engines."""
+
+    network: str
+    macs: Count | None
+    rows: list[PeerRow]
+
+
+class Peers(_Part):
+    """The job's networks beside other engines. `core` is the board's own."""
+
+    measured: Literal["time", "cycles", "nothing"]
+    core: str
+    networks: list[PeerNetwork]
+
+
 class Failure(_Part):
     """A photo that could not be classified, or something else that went wrong."""
 
@@ -304,6 +342,7 @@ class Report(_Part):
             covers what is below it.
         compression: what compression measured on the way (`compression.json`).
         precision: absent where all is float32.
+        peers: absent where no engines were compared.
     """
 
     schema_version: Literal[1] = 1
@@ -329,12 +368,14 @@ class Report(_Part):
     failures: list[Failure]
     not_measured: dict[str, str]
     precision: Precision | None = None
+    peers: Peers | None = None
 
     @model_serializer(mode="wrap")
     def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document = handler(self)
-        if self.precision is None:
-            document.pop("precision", None)
+        for name in ("precision", "peers"):
+            if getattr(self, name) is None:
+                document.pop(name, None)
         return document
 
     @model_validator(mode="after")

@@ -78,6 +78,7 @@ class BenchTable(BaseModel):
         warmup: classifications before the clock counts.
         repeat: classifications of each photo; the first one's answer counts, all times do.
         profile: time every operator too.
+        peers: compare the networks with other engines too (`cli/peers.py`).
     """
 
     model_config = _Strict
@@ -88,6 +89,7 @@ class BenchTable(BaseModel):
     warmup: Annotated[int, Field(ge=0)] = 3
     repeat: Annotated[int, Field(gt=0)] = 1
     profile: bool = False
+    peers: bool = False
 
 
 class Job(BaseModel):

@@ -24,7 +24,7 @@ VERBS = {
     "tune": ("tune", "Measure kernels on the board; the next compile uses them.", summary.tune),
     "compile": ("compile", "Cross-compile the cascade and build the bundle.", summary.compile_),
     "deploy": ("deploy", "Put the bundle on the board and have it checked there.", summary.deploy),
-    "bench": ("bench", "Classify the job's photos on the board.", summary.bench),
+    "bench": ("peers", "Classify the job's photos on the board.", summary.bench),
     "report": ("report", "Write report.json and report.html.", summary.report),
 }
 
@@ -103,6 +103,11 @@ OnCluster = Annotated[
     typer.Option("--cluster", help="Which cores of a big.LITTLE board to compile for and run on."),
 ]
 
+Peers = Annotated[
+    bool | None,
+    typer.Option("--peers/--no-peers", help="Compare the networks with other engines too."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
@@ -134,10 +139,11 @@ def _command(last: str, tell: summary.Tell) -> Any:
         cost: Cost = TuningCost.JOB,
         threads: Threads = None,
         cluster: OnCluster = ClusterChoice.JOB,
+        peers: Peers = None,
         as_json: Json = False,
     ) -> Any:
         wanted = _overridden(load_job(job), limit, budget, trials, cost)
-        wanted = _placed(wanted, threads, cluster)
+        wanted = _benched(wanted, threads, cluster, peers)
         if precision is not None:
             quantize = wanted.quantize.model_copy(update={"precision": precision.value})
             wanted = wanted.model_copy(update={"quantize": quantize})
@@ -166,11 +172,13 @@ def _overridden(
     return job.model_copy(update={"bench": bench, "tune": tune})
 
 
-def _placed(job: Job, threads: int | None, cluster: ClusterChoice) -> Job:
-    """The job with other cores or another number of threads."""
+def _benched(job: Job, threads: int | None, cluster: ClusterChoice, peers: bool | None) -> Job:
+    """The job with other cores, another number of threads, with or without other engines."""
     changed: dict[str, Any] = {} if threads is None else {"threads": threads}
     if cluster is not ClusterChoice.JOB:
         changed["cluster"] = cluster.value
+    if peers is not None:
+        changed["peers"] = peers
     return job.model_copy(update={"bench": job.bench.model_copy(update=changed)})
 
 

@@ -94,6 +94,11 @@ class Run:
         return self.space.path("bundle.tar")
 
     @property
+    def peers(self) -> Path:
+        """The networks beside other engines."""
+        return self.space.path("peers.json")
+
+    @property
     def report(self) -> Path:
         """The report for machines."""
         return self.space.path("report.json")
@@ -316,10 +321,41 @@ def bench(run: Run) -> None:
     inputs = {
         "bundle": sha256_file(run.bundle),
         "photos": _files(run.photos),
-        "bench": run.job.bench.model_dump(),
+        "bench": run.job.bench.model_dump(exclude={"peers"}),
         "board": run.board_name,
     }
     run.space.step("bench", inputs, [out / "measurements.json"], work)
+
+
+def peers(run: Run) -> None:
+    """Compare the networks with other engines; nothing where the job does not ask for it."""
+    if not run.job.bench.peers:
+        return
+    from .peers import compare_network, installed, write_peers
+
+    threads = run.job.bench.threads or run.seen.fast.cores
+    database = run.database if run.database.exists() else None
+    compiler = compiler_precision(run.job)
+    common = {
+        "board": asdict(run.seen),
+        "threads": threads,
+        "database": sha256_file(database) if database else None,
+        "compiler": compiler,
+        "here": installed(),
+        "code": _code("compile", "bench/peers", "bench/emulated"),
+    }
+    parts = []
+    for onnx in run.networks():
+        part = run.space.path("peers", f"{onnx.stem}.json")
+
+        def work(onnx: Path = onnx, part: Path = part) -> None:
+            write_json(part, compare_network(onnx, run.seen, threads, database, compiler))
+
+        # A step for each network: a job that is killed goes on with the next one.
+        inputs = {**common, "network": sha256_file(onnx)}
+        run.space.step(f"{onnx.stem} beside other engines", inputs, [part], work)
+        parts.append(part)
+    write_peers(run.peers, run.seen, parts)
 
 
 def report(run: Run) -> None:
@@ -340,6 +376,7 @@ def report(run: Run) -> None:
         database=run.database if run.database.exists() else None,
         precision=run.job.quantize.precision,
         quantization=read_quantization(run),
+        peers=read_json(run.peers, "comparison") if run.job.bench.peers else None,
     )
     built = build_report(material)
     write_report(built, run.report)
@@ -355,12 +392,13 @@ STEPS: dict[str, Step] = {
     "compile": compile_,
     "deploy": deploy,
     "bench": bench,
+    "peers": peers,
     "report": report,
 }
 
 
 # Verbs that end on a board, and so need one that can be reached from here.
-_ON_THE_BOARD = ("tune", "deploy", "bench", "report")
+_ON_THE_BOARD = ("tune", "deploy", "bench", "peers", "report")
 
 
 def run_until(run: Run, last: str) -> Run:

@@ -11,7 +11,7 @@ from . import show
 from .steps import Run, read_networks, read_quantization, read_tuning
 
 if TYPE_CHECKING:
-    from ..bench.schema import Precision, Report, Scores
+    from ..bench.schema import Peers, Precision, Report, Scores
 
 Tell = Callable[[Run, bool], Any]
 
@@ -172,7 +172,29 @@ def bench(run: Run, as_json: bool) -> Any:
     measurements = read_json(run.space.path("board", "measurements.json"), "measurements")
     if not as_json:
         show.say(f"measured on '{run.board_name}'; edgecompress report shows it")
-    return measurements
+    if not run.job.bench.peers:
+        return measurements
+    from ..bench.schema import Peers
+
+    peers = Peers(**read_json(run.peers, "comparison"))
+    if not as_json:
+        _show_peers(peers)
+    return {**measurements, "peers": peers.model_dump(mode="json")}
+
+
+def _show_peers(peers: Peers) -> None:
+    """Each engine against ONNX Runtime, or why it has no numbers."""
+    from ..bench.peer_facts import bars
+
+    shares = {(bar.network, bar.title): f"{bar.share:.2f}" for bar in bars(peers)}
+    rows = [
+        [network.network, row.title, shares.get((network.network, row.title), "-"), row.reason]
+        for network in peers.networks
+        for row in network.rows
+    ]
+    what = "Time" if peers.measured == "time" else "Estimated cycles"
+    title = f"{what} against ONNX Runtime's"
+    show.table(title, ["network", "engine", ">ratio", "note"], rows)
 
 
 def report(run: Run, as_json: bool) -> Any:
@@ -184,6 +206,8 @@ def report(run: Run, as_json: bool) -> Any:
         columns = ["what", ">measured", "beside it"]
         show.table(f"{told.name} on {told.board.title}", columns, _headlines(told))
         show.table("Time by part" + _EMULATED * told.emulated, _PARTS, _times(told))
+        if told.peers:
+            _show_peers(told.peers)
         show.say(f"report: {run.report}\n        {run.page}")
     return {"report": str(run.report), "page": str(run.page), **told.model_dump(mode="json")}
 

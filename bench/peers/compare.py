@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,8 @@ def compare(
     threads: Sequence[int],
     database: Path | None = None,
     rounds: int = ROUNDS,
+    *,
+    compiler: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Compare our compiled module of an ONNX file with the other engines.
 
@@ -97,6 +99,7 @@ def compare(
         threads: each number is a run of its own; under emulation there is only one.
         database: tuning records for our module.
         rounds: how often timed engines take turns.
+        compiler: further arguments of `compile_network`.
 
     Raises:
         CompileError: our own compiler fails; a peer that fails is a row that says so.
@@ -104,7 +107,7 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="edgecompress-peers-") as temporary:
         folder = Path(temporary)
         with events.task(f"compiling {onnx.stem} for {board.name}"):
-            info = prepare(onnx, board, folder, database)
+            info = prepare(onnx, board, folder, database, compiler)
         absent = _convert(folder)
         rows: list[Row] = []
         if board.kind == "virtual":
@@ -115,7 +118,13 @@ def compare(
     return Comparison(onnx.stem, board.name, info["macs"], info["seconds"], tuple(rows))
 
 
-def prepare(onnx: Path, board: Board, folder: Path, database: Path | None) -> dict[str, Any]:
+def prepare(
+    onnx: Path,
+    board: Board,
+    folder: Path,
+    database: Path | None,
+    compiler: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write model, inputs, our compiled module and its runtime into a folder.
 
     Returns:
@@ -126,7 +135,9 @@ def prepare(onnx: Path, board: Board, folder: Path, database: Path | None) -> di
     shutil.copyfile(onnx, folder / "model.onnx")
     if onnx.with_suffix(".tflite").exists():
         shutil.copyfile(onnx.with_suffix(".tflite"), folder / "model.tflite")
-    compiled = compile_network(onnx, board, PREPROCESS, folder / "ours.so", database=database)
+    compiled = compile_network(
+        onnx, board, PREPROCESS, folder / "ours.so", database=database, **(compiler or {})
+    )
     dims = onnx_package.load(onnx).graph.input[0].type.tensor_type.shape.dim
     height, width = dims[2].dim_value, dims[3].dim_value
     shape = (1, height, width, 3)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from edgecompress.wheels import Wheel
@@ -40,6 +41,13 @@ class Engine:
     module: str
     wheels: tuple[Wheel, ...]
     convert: Callable[[Path], None]
+
+    def version(self) -> str:
+        """Of its package here; "" where that is not installed."""
+        try:
+            return metadata.version(self.wheels[0].requirement.split("==")[0])
+        except metadata.PackageNotFoundError:
+            return ""
 
     def require(self) -> None:
         """Raises `NotHereError` where its package is not installed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgecompress.bench.board_run import BoardRun, run_on_board
+from edgecompress.bench.peers import Row
 from edgecompress.bench.report import Material, build_report
 from edgecompress.bench.schema import Report
 from edgecompress.cli.job import BenchTable
@@ -99,3 +101,57 @@ def material(tiny: Any, direct: Direct, photos: PhotoSet, board_run: BoardRun) -
 def report(material: Material) -> Report:
     """The report of it."""
     return build_report(material)
+
+
+_CORES = ("cortex-a76", "cortex-a55")
+
+
+def _timed(engine: str, title: str, ms: float, share: float) -> Row:
+    return Row(engine, title, 2, ms, (share, share - 0.05, share + 0.05), difference=1e-6)
+
+
+def _counted(engine: str, title: str, cycles: float) -> Row:
+    both = {core: factor * cycles for core, factor in zip(_CORES, (1, 2), strict=True)}
+    return Row(engine, title, 1, instructions=int(2 * cycles), cycles=both, difference=2e-6)
+
+
+_ABSENT = Row("mnn", "MNN", 1, reason="not installed; try: pip install '.[peers]'")
+_TIMED = (
+    _timed("edgecompress", "EdgeCompress", 8.0, 0.8),
+    _timed("onnxruntime", "ONNX Runtime", 10.0, 1.0),
+    _timed("ncnn", "ncnn", 12.5, 1.25),
+    _ABSENT,
+)
+_COUNTED = (
+    _counted("edgecompress", "EdgeCompress", 6e7),
+    _counted("onnxruntime", "ONNX Runtime", 1e8),
+    _ABSENT,
+)
+_NOWHERE = (Row("peers", "other engines", 4, reason="not measured on a board over SSH"),)
+
+
+def _document(measured: str, rows: tuple[Row, ...], macs: int | None = 400_000_000) -> Any:
+    """As the step writes it, read back."""
+    told = [dataclasses.asdict(row) for row in rows]
+    networks = [{"network": name, "macs": macs, "rows": told} for name in ("small", "big_one")]
+    value = {"measured": measured, "core": "cortex-a76", "networks": networks}
+    return json.loads(json.dumps(value))
+
+
+_DOCUMENTS = {
+    "time": _document("time", _TIMED),
+    "cycles": _document("cycles", _COUNTED),
+    "nothing": _document("nothing", _NOWHERE, None),
+}
+
+
+@pytest.fixture(scope="session")
+def comparisons() -> dict[str, Any]:
+    """What peers.json holds, by what was measured: `time`, `cycles` or `nothing`."""
+    return _DOCUMENTS
+
+
+@pytest.fixture(scope="session", params=_DOCUMENTS)
+def compared(request: pytest.FixtureRequest, material: Material) -> Report:
+    """The report of a job that asked for other engines."""
+    return build_report(dataclasses.replace(material, peers=_DOCUMENTS[request.param]))

@@ -157,3 +157,16 @@ def test_names_are_escaped(report: Report) -> None:
     root = drawn(charts.flow(told))
     assert '<b>&"photos"' in texts(root)
     assert not list(root.iter("b"))
+
+
+def test_the_drawing_stays_inside(compared: Report) -> None:
+    assert compared.peers is not None
+    svg = charts.peers(compared)
+    if compared.peers.measured == "nothing":
+        assert svg == ""
+        return
+    root = drawn(svg)
+    said = texts(root)
+    assert said.count("EdgeCompress") == 2 and "big one" in said and "1.00" in said
+    ours = [one for one in root if one.attrib["class"] == "bar part"]
+    assert len(ours) == 2, "ours stand out"

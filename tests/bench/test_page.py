@@ -87,8 +87,9 @@ def test_a_policy_forbids_what_is_not_there(page: Page) -> None:
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
-def test_all_texts_are_escaped(report: Report, examples: list[Example]) -> None:
-    closed = {("board", "kind"), ("run", "cluster"), ("trade_off", "source")}
+def test_all_texts_are_escaped(compared: Report, examples: list[Example]) -> None:
+    report = compared
+    closed = {("board", "kind"), ("run", "cluster"), ("trade_off", "source"), ("peers", "measured")}
 
     def spoilt(value: Any, *path: str) -> Any:
         if isinstance(value, dict):
@@ -160,3 +161,23 @@ def test_a_photo_that_has_gone_is_left_out(material: Material, tmp_path: Path) -
 def test_written_whole(report: Report, examples: list[Example], tmp_path: Path) -> None:
     write_page(report, tmp_path / "report.html", examples)
     assert (tmp_path / "report.html").read_text() == render_page(report, examples)
+
+
+def test_the_page_shows_each_engine(compared: Report) -> None:
+    assert compared.peers is not None
+    shown = Page(render_page(compared))
+    assert "Beside other engines" in shown.text
+    for row in (row for network in compared.peers.networks for row in network.rows):
+        assert row.title in shown.text
+        assert row.reason in shown.text
+    numbers = {
+        "time": ["8 ms", "0.80 (0.75 to 0.85)", "12.5 ms", "1.25"],
+        "cycles": ["120 M", "0.300", "60 M", "estimated for a cortex-a76"],
+        "nothing": [],
+    }
+    for number in numbers[compared.peers.measured]:
+        assert number in shown.text
+
+
+def test_a_page_without_them_says_nothing(report: Report) -> None:
+    assert "other engines" not in Page(render_page(report)).text
