@@ -123,6 +123,12 @@ def quantize_cascade(
     graphs = {
         stage.network: read_graph(folder / f"{stage.network}.onnx") for stage in cascade.stages
     }
+    both = 0 if measured is None else shared([ranges, gate], measured)
+    if both:
+        events.warn(
+            f"{both} of the photos that are reported on also give int8 its ranges and gate; "
+            "name others: `photos` in [quantize]"
+        )
     calibration = record_inputs(cascade, folder, ranges, settings.calibration)
     judged = record_inputs(cascade, folder, gate, settings.gate)
     members = {
@@ -136,12 +142,6 @@ def quantize_cascade(
         )
         for name, graph in graphs.items()
     }
-    both = 0 if measured is None else shared([ranges, gate], measured)
-    if both:
-        events.warn(
-            f"{both} of the photos that are reported on also give int8 its ranges and gate; "
-            "name others: `photos` in [quantize]"
-        )
     labelled = gate.labels == cascade.labels
     record = {
         "format": FORMAT,
