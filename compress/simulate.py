@@ -36,7 +36,8 @@ class Compared:
 def compare(folder: Path, quantized: Path, photos: PhotoSet) -> dict[str, Compared]:
     """Accuracy of both cascade folders, by network; `cascade` is the answer of the whole.
 
-    int8 is simulated in float32: kernels of integers give the same but for the order of sums.
+    int8 is simulated in float32: integer kernels give the same but for the order of float sums, and
+    for the weights that x86 without VNNI rounds once more.
 
     Raises:
         InputError: a folder is damaged, or no photo can be read.

@@ -17,6 +17,7 @@ from PIL import Image
 from edgecompress.compress.gate import Loss, answers, fewest_kept, loss
 from edgecompress.compress.photos import PhotoSet, image_folder
 from edgecompress.compress.quantize import RECORD, Settings, quantize_cascade
+from edgecompress.compress.simulate import compare
 from edgecompress.compress.views import MOST_VIEWS, record_inputs, split, view
 from edgecompress.errors import GateError, InputError
 from edgecompress.files import write_json
@@ -153,6 +154,22 @@ def test_a_sensitive_layer_stays_float32(
     again = tmp_path / "again"
     assert quantize_cascade(folder, again, *photos, settings=FEW)["networks"] == record["networks"]
     assert (again / "big.onnx").read_bytes() == (out / "big.onnx").read_bytes()
+
+
+def test_both_precisions_are_compared(
+    folder: Path, photos: tuple[PhotoSet, PhotoSet], shapes: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "quantized"
+    quantize_cascade(folder, out, *photos, settings=FEW)
+    found = image_folder(shapes[1])
+    gone = PhotoSet("val", (tmp_path / "gone.png", *found.paths), (0, *found.targets), found.labels)
+    told = compare(folder, out, gone)
+    assert list(told) == ["small", "big", "cascade"]
+    for one in told.values():
+        assert one.top1 == (1.0, 1.0)
+        assert (one.loss.agreement, one.loss.n) == (1.0, 16)
+    with pytest.raises(InputError, match="can be read"):
+        compare(folder, out, gone.take([0]))
 
 
 def test_a_gate_that_cannot_be_met_leaves_what_was(
