@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Applied = Callable[[Expression, Expression, Expression, Expression], Expression]
 
 _LIMITS = ("relu", "clip")
+_COARSE = 0.05  # of a step of the result: half of that is lost where a sum begins with its bias
+_LARGEST = 1 << 24  # whole numbers up to here are float32's too
 _LINEAR = ("add", "sub", *_LIMITS)  # steps that commute with a change of the unit
 
 
@@ -41,9 +43,15 @@ class Epilogue:
         build: whose layer it is of.
         channels: of the result in memory.
         affine: of sums that are not real numbers yet.
+        starts: the result is a sum that can begin with what would be added to it: then nothing is.
+
+    Attributes:
+        start: what the sums begin with, an output each, as a placeholder; None is 0.
     """
 
-    def __init__(self, build: Builder, channels: int, affine: Affine | None) -> None:
+    def __init__(
+        self, build: Builder, channels: int, affine: Affine | None, *, starts: bool
+    ) -> None:
         self._build = build
         self._channels = channels
         self._limited = False
@@ -66,6 +74,7 @@ class Epilogue:
         if layer.bias is not None:
             shift[:own] += self._unit * layer.bias
         applied = [self._step(step, shift, last=step is steps[-1]) for step in steps]
+        self.start = self._started(scale, shift, affine) if starts else None
         self._steps = [*self._scaled(scale, shift, affine), *applied]
         if (self._unit, self._zero) != whole:
             unit, zero = whole
@@ -81,6 +90,22 @@ class Epilogue:
         for step in self._steps:
             value = step(value, h, w, c)
         return value
+
+    def _started(self, scale: np.ndarray, shift: np.ndarray, affine: Affine | None) -> Any:
+        """Move what is added from the end of the sums to their beginning, where that is exact
+        enough; returns it.
+        """
+        start = np.divide(shift, scale, out=np.zeros_like(shift), where=scale != 0)
+        if affine is not None:
+            start = np.rint(start)
+            # A sum's smallest step has to be small beside one of the result, which is 1 here.
+            coarse = self._unit != 1 and scale.max() > _COARSE
+            if coarse or np.abs(start).max() > _LARGEST:
+                return None
+        if not start.any():
+            return None
+        shift[:] = 0
+        return self._build.constant(start, "start", "int32" if affine is not None else "")
 
     def _scaled(self, scale: np.ndarray, shift: np.ndarray, affine: Affine | None) -> list[Applied]:
         """One multiplication and one addition, as far as there is anything to do."""

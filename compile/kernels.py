@@ -24,7 +24,7 @@ from .epilogue import Affine, Epilogue
 from .graph import Layer, Value, Window
 from .integer import VIEWS, WORD, as_stored
 from .machine import Machine
-from .stage import Expression, Index, compute
+from .stage import Expression, Index, compute, started
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
@@ -148,7 +148,13 @@ class Builder:
         return _inside(real, physical, channels, te.const(0.0, dtype))
 
     def finish(
-        self, stage: Any, flat: bool = False, affine: Affine | None = None, *, raw: bool = False
+        self,
+        stage: Any,
+        flat: bool = False,
+        affine: Affine | None = None,
+        *,
+        raw: bool = False,
+        starts: bool = False,
     ) -> Kernel:
         """Epilogue, crop and PrimFunc.
 
@@ -157,12 +163,13 @@ class Builder:
                 `[1, height, width, channels]`.
             affine: what makes real numbers of that; None where they are real.
             raw: the result is what memory shall hold.
+            starts: the result is a sum, which can begin with its bias.
         """
         from tvm import te
 
         output = self.layer.output
         width, channels = output.width, int(stage.shape[-1])
-        epilogue = None if raw else Epilogue(self, channels, affine)
+        epilogue = None if raw else Epilogue(self, channels, affine, starts=starts)
 
         def applied(value: Expression, h: Expression, w: Expression, c: Expression) -> Expression:
             return epilogue(value, h, w, c) if epilogue else value
@@ -195,6 +202,9 @@ class Builder:
             )
         parameters = [*self.activations.values(), *self.placeholders, result]
         func: Any = te.create_prim_func(parameters)
+        if epilogue is not None and epilogue.start is not None:
+            place = next(i for i, one in enumerate(parameters) if one is epilogue.start)
+            func = started(func, place)
         shape = tuple(int(size) for size in result.shape)
         views = [place for place, (_, words) in enumerate(self.activations) if words]
         attributes = _attributes(self.layer, self.machine)
@@ -251,7 +261,7 @@ def _conv2d(build: Builder) -> Kernel:
             ),
             name="main",
         )
-        return build.finish(main, True, affine)
+        return build.finish(main, True, affine, starts=True)
     sum_h, sum_w = (
         te.reduce_axis((0, size), name)
         for size, name in zip(window.kernel, ("kh", "kw"), strict=True)
@@ -271,7 +281,7 @@ def _conv2d(build: Builder) -> Kernel:
         ),
         name="main",
     )
-    return build.finish(main, False, affine)
+    return build.finish(main, False, affine, starts=True)
 
 
 Product = Callable[[Expression, Expression], Expression]
@@ -407,7 +417,8 @@ def _depthwise_words(build: Builder, value: Value, channels: int) -> Kernel:
         ),
         name="main",
     )
-    kernel = build.finish(main, affine=_affine(build, value, fitted, scale))
+    affine = _affine(build, value, fitted, scale)
+    kernel = build.finish(main, affine=affine, starts=True)
     # A kind of its own to schedules; to profiles and reports the layer stays what it is.
     named = {ATTRIBUTE + "schedule": "pixel_words", ATTRIBUTE + "group": group}
     return replace(kernel, func=kernel.func.with_attrs(named))

@@ -16,6 +16,37 @@ def compute(shape: tuple[Any, ...], function: Index, name: str) -> Any:
     return te.compute(shape, function, name=name)
 
 
+def started(func: Any, place: int) -> Any:
+    """A kernel whose stage `main` sums up from a parameter, one number a channel, instead of 0.
+
+    Tensor expressions have no way to say that.
+
+    Args:
+        func: a new kernel, unscheduled.
+        place: of the parameter.
+    """
+    from tvm import tirx
+    from tvm.s_tir import SBlock, Schedule
+
+    sch: Any = Schedule(func)
+    handle = sch.get_sblock("main")
+    block, init = sch.get(handle), sch.get(handle).init
+    first: Any = tirx.BufferLoad(func.params[place], [init.indices[-1]])
+    new = SBlock(
+        block.iter_vars,
+        block.reads,
+        block.writes,
+        block.name_hint,
+        block.body,
+        tirx.BufferStore(init.buffer, first, init.indices),
+        block.alloc_buffers,
+        block.match_buffers,
+        block.annotations,
+    )
+    sch.state.replace(sch.get_sref(handle), new, {block: new})
+    return sch.mod["main"]
+
+
 def like(number: float, value: Expression) -> Expression:
     """A constant of an expression's type; Python's numbers would make float32 of float16."""
     from tvm import tirx
