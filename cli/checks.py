@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from edgecompress.files import cache_dir
 
 from ..targets import Board
+from ..targets.cores import ARM_PARTS
 from ..targets.runtime import versions
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ def board_checks(board: Board, facts: Facts) -> list[Check]:
     return [
         _architecture(board, facts),
         _features(board, facts),
+        _cores(board, facts),
         _glibc(board, facts),
         _board_python(board, facts),
         _package("numpy", facts.numpy),
@@ -122,6 +125,19 @@ def _features(board: Board, facts: Facts) -> Check:
         return Check("CPU features", "ok", " ".join(board.features) or "none asked for")
     hint = "this is another board: edgecompress boards list"
     return Check("CPU features", "error", f"lacks {' '.join(lacking)}", hint)
+
+
+def _cores(board: Board, facts: Facts) -> Check:
+    """The cores that its kernel names; a description of others costs speed, not answers."""
+    if not facts.parts:
+        return Check("cores", "ok", f"{facts.cores}, not named")
+    counts = Counter(ARM_PARTS.get(part, part) for part in facts.parts)
+    found = " + ".join(f"{count} {core}" for core, count in counts.items())
+    described = dict.fromkeys(cluster.core for cluster in board.clusters)
+    if counts.keys() == described.keys():
+        return Check("cores", "ok", found)
+    hint = "kernels are made for other cores; a better description: edgecompress boards list"
+    return Check("cores", "warning", f"{found}, not {' + '.join(described)}", hint)
 
 
 def _glibc(board: Board, facts: Facts) -> Check:

@@ -12,6 +12,7 @@ from edgecompress.errors import BoardError
 from .session import Session
 
 PROBE_S = 60.0
+_PART = r"^CPU part\s*: (0x[0-9a-f]{3})$"
 
 # Runs on the board's own Python, 3.6 or newer, and must not fail where something is missing there.
 _SCRIPT = r"""
@@ -71,6 +72,7 @@ class Facts:
         glibc: version of the C library ("2.36").
         python: version of `python3` ("3.11.2").
         features: flags of /proc/cpuinfo.
+        parts: Arm's part numbers there, one for each CPU ("0xd08"); none on other processors.
         cores: cores that a process may use.
         disk_free: bytes free below the session's `workdir`.
         memory_mib: memory in all, MiB.
@@ -91,6 +93,7 @@ class Facts:
     glibc: str
     python: str
     features: tuple[str, ...]
+    parts: tuple[str, ...]
     cores: int
     disk_free: int
     memory_mib: int
@@ -141,6 +144,7 @@ def _facts(told: dict[str, Any]) -> Facts:
         glibc=_text(told["glibc"]),
         python=_text(told["python"]),
         features=_features(str(told["cpuinfo"])),
+        parts=tuple(re.findall(_PART, str(told["cpuinfo"]), re.MULTILINE)),
         cores=int(told["cores"]),
         disk_free=int(told["disk_free"]),
         memory_mib=int(told["memory_kib"]) // 1024,

@@ -43,7 +43,11 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> None:
     target = bundle.manifest.target
     placement = place(target.clusters, options.cluster or target.cluster)
     # Before numpy and the runtime start their threads: these stay where the process is.
-    pin(placement)
+    try:
+        pin(placement)
+    except OSError as error:
+        message = f"the run cannot be kept on CPUs {placement.cpus}: {error.strerror}"
+        raise RunnerError("runtime", message, "run on all cores: --cluster all") from error
     try:
         from .run import Options, find_photos, listed_photos, run
     except ImportError as error:

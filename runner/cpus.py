@@ -156,8 +156,13 @@ def highest_clocks(cpu_folder: Path, cpus: Sequence[int]) -> dict[int, int]:
 
 
 def pin(placement: Placement) -> None:
-    """Keep this process, and every thread that it starts from now on, on those CPUs."""
-    os.sched_setaffinity(0, placement.cpus)
+    """Keep this process, and every thread that it starts from now on, on those CPUs.
+
+    Raises:
+        OSError: the system does not allow it.
+    """
+    if len(placement.cpus) < placement.available:
+        os.sched_setaffinity(0, placement.cpus)
 
 
 if __name__ == "__main__":  # clusters as JSON, cluster
