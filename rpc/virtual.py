@@ -93,7 +93,8 @@ def start(name: str) -> BoardEntry:
             answer in time.
         InputError: a wheel cannot be fetched.
     """
-    folder, board = cache_dir(name), _virtual(name)
+    board = _virtual(name)
+    folder = cache_dir(name)
     with _locked(folder):
         state = _read_state(folder)
         if state and state.alive and _answers(state.port):
@@ -135,7 +136,8 @@ def disk(name: str) -> Path:
         BoardError: packages cannot be fetched, or there is no space.
         InputError: a wheel cannot be fetched.
     """
-    folder, board = cache_dir(name), _virtual(name)
+    board = _virtual(name)
+    folder = cache_dir(name)
     with _locked(folder):
         _require_tools()
         return ensure_tree(folder, board)

@@ -162,10 +162,14 @@ def test_each_board_shows_its_own_core() -> None:
         assert set(load_board(name).features) <= set(flags)
 
 
-def test_only_virtual_boards_can_be_started() -> None:
+def test_only_virtual_boards_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
     with pytest.raises(UsageError, match="'rpi5' is not a virtual board") as refused:
         virtual.start("rpi5")
     assert PI5 in refused.value.hint
+    assert not list(tmp_path.iterdir())
 
 
 # What a program finds out about its CPU: the kernel's word (AT_HWCAP), and what stands in cpuinfo.
