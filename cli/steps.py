@@ -197,14 +197,16 @@ def quantize(run: Run) -> None:
     table = run.job.quantize
     if table.precision != "int8":
         return
+    from ..compile.integer import integer_of
     from ..compress.views import shared
 
     ranges, gate = calibration_photos(run.job, run.data, run.quick)
+    paired = integer_of(run.board).instruction == "pmaddubsw"
 
     def work() -> None:
         from ..compress.quantize import Settings, quantize_cascade
 
-        settings = Settings(table.calibration, table.gate, table.drop)
+        settings = Settings(table.calibration, table.gate, table.drop, paired)
         quantize_cascade(
             run.cascade, run.quantized, ranges, gate, settings=settings, measured=run.photos
         )
@@ -212,6 +214,7 @@ def quantize(run: Run) -> None:
     inputs = {
         "cascade": _folder(run.cascade),
         "quantize": table.model_dump(),
+        "paired": paired,
         "ranges": _files(ranges),
         "gate": _files(gate),
         "shared": shared([ranges, gate], run.photos),

@@ -96,12 +96,13 @@ def logits(
 
 
 def find_quantisers(
-    graph: Graph, name: str, photos: np.ndarray, preprocess: Preprocess
+    graph: Graph, name: str, photos: np.ndarray, preprocess: Preprocess, *, paired: bool = False
 ) -> Quantisers:
     """Quantisers for every layer that can be int8, from what its tensors are on photos.
 
     Args:
         photos: uint8 `[n, r, r, 3]`, as the runner makes them.
+        paired: weights as `quantise_weights` limits them.
 
     Raises:
         CompileError: the network does not run, or has values that are not finite.
@@ -115,7 +116,7 @@ def find_quantisers(
             quantiser = least_error([histograms[one] for one in sorted(group & set(histograms))])
         activations |= dict.fromkeys(group, quantiser)
     weights = {
-        layer.name: quantise_weights(graph.constants[layer.weight], layer.axis)
+        layer.name: quantise_weights(graph.constants[layer.weight], layer.axis, paired=paired)
         for layer in graph.layers
     }
     found = Quantisers(activations, weights, {})

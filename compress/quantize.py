@@ -37,11 +37,14 @@ class Settings:
         calibration: photos (views of them, where there are fewer) for the ranges.
         gate: the same for the gate.
         drop: the largest expected drop of top-1 of each network, as a share.
+        paired: weights of which no two that meet sum up to more than 128: for processors that add
+            two products in 16 bits (x86 without VNNI).
     """
 
     calibration: int = 128
     gate: int = 256
     drop: float = 0.005
+    paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,19 @@ class Member:
 
 
 def quantize_network(
-    onnx: Path, inputs: Sequence[np.ndarray], preprocess: Preprocess, out: Path
+    onnx: Path,
+    inputs: Sequence[np.ndarray],
+    preprocess: Preprocess,
+    out: Path,
+    *,
+    paired: bool = False,
 ) -> None:
     """Write any float32 ONNX classifier in QDQ form, every layer int8, with no look at accuracy.
 
     Args:
         inputs: uint8 `[r, r, 3]` or `[1, r, r, 3]` each, for the ranges.
         preprocess: the normalisation that the network expects.
+        paired: as in `Settings`.
 
     Raises:
         InputError: there are no inputs, they do not fit, or the file cannot be quantised.
@@ -87,7 +96,7 @@ def quantize_network(
             f"{onnx} needs photos of shape {list(shape)} for its ranges", "give one or more"
         )
     photos = np.stack([one.reshape(shape) for one in inputs])
-    quantisers = find_quantisers(graph, onnx.stem, photos, preprocess)
+    quantisers = find_quantisers(graph, onnx.stem, photos, preprocess, paired=paired)
     write_bytes(out, write_qdq(graph, quantisers).SerializeToString())
 
 
@@ -138,7 +147,7 @@ def quantize_cascade(
             cascade.preprocess,
             calibration=calibration,
             judged=judged,
-            allowed=settings.drop,
+            settings=settings,
         )
         for name, graph in graphs.items()
     }
@@ -147,6 +156,7 @@ def quantize_cascade(
         "format": FORMAT,
         "precision": "int8",
         "allowed_drop": settings.drop,
+        "paired_weights": settings.paired,
         "photos": {
             "ranges": _photos(calibration),
             "gate": _photos(judged),
@@ -174,10 +184,12 @@ def _member(
     *,
     calibration: Inputs,
     judged: Inputs,
-    allowed: float,
+    settings: Settings,
 ) -> Member:
     """Quantise a network, with as few float32 layers as the gate needs."""
-    quantisers = find_quantisers(graph, name, calibration.tensors[name], preprocess)
+    photos = calibration.tensors[name]
+    quantisers = find_quantisers(graph, name, photos, preprocess, paired=settings.paired)
+    allowed = settings.drop
     tried: dict[frozenset[str], np.ndarray] = {}
 
     def measure(kept: frozenset[str]) -> Loss:

@@ -15,6 +15,9 @@ LOWEST, HIGHEST = -128, 127
 BINS = 2048
 """Of a histogram: eight for each step of an int8 that clips nothing."""
 
+PAIR = 128
+"""Twice 255 times weights that sum up to this fits 16 bits."""
+
 _CLIPS = np.linspace(0.1, 1.0, 46)
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -131,7 +134,7 @@ class Weights:
         return self.values.astype(np.float32) * self.scales.reshape(shape)
 
 
-def quantise_weights(weights: np.ndarray, axis: int) -> Weights:
+def quantise_weights(weights: np.ndarray, axis: int, *, paired: bool = False) -> Weights:
     """Weights to int8, each output channel scaled by its largest weight.
 
     Smaller scales of least squared error measured no better (docs/precision.md).
@@ -139,9 +142,28 @@ def quantise_weights(weights: np.ndarray, axis: int) -> Weights:
     Args:
         weights: float32, any shape.
         axis: where the output channels are.
+        paired: no two neighbours sum up to more than `PAIR`: for processors that add two products
+            in 16 bits. Of a depthwise convolution those along a line of the window, else inputs.
     """
     others = tuple(place for place in range(weights.ndim) if place != axis)
     scales = np.abs(weights).max(axis=others, initial=0.0, keepdims=True) / np.float32(HIGHEST)
+    if paired:
+        largest = _largest_pair(np.abs(weights), axis).max(axis=others, initial=0.0, keepdims=True)
+        # One less, since rounding may raise a pair by one.
+        scales = np.maximum(scales, largest / np.float32(PAIR - 1))
     scales[scales < _SMALLEST] = 1.0  # a channel of zeros; any scale will do
     steps = np.clip(np.rint(weights / scales), -HIGHEST, HIGHEST).astype(np.int8)
     return Weights(steps, scales.reshape(-1).astype(np.float32), axis)
+
+
+def _largest_pair(sizes: np.ndarray, axis: int) -> np.ndarray:
+    """Sums of neighbours: along the width of a depthwise window, else each second input and the
+    next.
+    """
+    depthwise = sizes.ndim == 4 and sizes.shape[1] == 1
+    along = 3 if depthwise else 1 - axis
+    moved = np.moveaxis(sizes, along, -1)
+    odd = [(0, 0)] * (moved.ndim - 1) + [(0, moved.shape[-1] % 2)]
+    moved = np.pad(moved, odd)
+    step = 1 if depthwise else 2
+    return np.moveaxis(moved[..., :-1:step] + moved[..., 1::step], -1, along)

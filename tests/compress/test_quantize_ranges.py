@@ -12,6 +12,7 @@ from edgecompress.compress.ranges import (
     BINS,
     HIGHEST,
     LOWEST,
+    PAIR,
     Histogram,
     affine,
     count,
@@ -126,3 +127,18 @@ def test_a_channel_of_zeros_has_a_scale() -> None:
     quantised = quantise_weights(weights, 0)
     assert quantised.scales[0] > 0
     np.testing.assert_array_equal(quantised.restore(), weights)
+
+
+@given(seed=st.integers(0, 2**16), inputs=st.integers(1, 9), depthwise=st.booleans())
+def test_paired_weights_fit_sixteen_bits(seed: int, inputs: int, depthwise: bool) -> None:
+    """No two weights that meet sum up to more than 128, and each is within half a step."""
+    shape = (5, 1, 3, inputs) if depthwise else (5, inputs, 3, 3)
+    weights = np.random.default_rng(seed).standard_t(3, shape).astype(np.float32)
+    found = quantise_weights(weights, 0, paired=True)
+    sizes = np.abs(found.values.astype(int))
+    if depthwise:
+        pairs = sizes[..., :-1] + sizes[..., 1:]
+    else:
+        pairs = sizes[:, : inputs - 1 : 2] + sizes[:, 1::2]
+    assert pairs.max(initial=0) <= PAIR
+    assert np.abs(found.restore() - weights).max() <= 0.5001 * found.scales.max()
