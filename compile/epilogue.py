@@ -159,7 +159,9 @@ class Epilogue:
         factor, operand = sign * self._unit, step.operand
         if isinstance(operand, str):
             value = self._build.values[operand]
-            if value.quantization is not None and not self._limited:
+            # The image has fewer channels in memory than others of as many.
+            there = self._build.physical(value) >= self._channels
+            if value.quantization is not None and there and not self._limited:
                 factor *= value.quantization.scale
                 shift -= factor * self._build.stored_zero(value)
                 whole = self._pixel(value, self._build.stored(operand))

@@ -40,9 +40,13 @@ def _host(layer: Layer, before: list[Layer], uses: Counter[str], output: Value) 
         candidates.append(first.operand)
     for name in candidates:
         place = made.get(name, -1)
-        if place < 0 or before[place].op == "softmax" or uses[name] != 1 or name == output.name:
+        if place < 0 or uses[name] != 1 or name == output.name:
             continue
-        if place == max(available) and before[place].output.shape == layer.output.shape:
+        host = before[place]
+        # What is quantised is rounded: no step can follow in the same kernel.
+        if host.op == "softmax" or host.output.quantization is not None:
+            continue
+        if place == max(available) and host.output.shape == layer.output.shape:
             return place
     return None
 

@@ -187,12 +187,14 @@ class Builder:
                 name="epilogue",
             )
         if self.final:
-            last = result
-            result = compute(
-                (1, output.channels),
-                lambda _, c: (last[0, c] if flat else last[0, 0, 0, c]).astype("float32"),
-                name="out",
-            )
+            last, whole = result, output.quantization
+            zero, unit = (0.0, 1.0) if whole is None else (self.stored_zero(output), whole.scale)
+
+            def given(_: Expression, c: Expression) -> Expression:
+                value = (last[0, c] if flat else last[0, 0, 0, c]).astype("float32")
+                return value if whole is None else (value - float(zero)) * unit
+
+            result = compute((1, output.channels), given, name="out")
         elif flat:
             flattened = result
             result = compute(

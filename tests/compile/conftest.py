@@ -92,6 +92,71 @@ class Sketch:
         return path
 
 
+@dataclass
+class QdqSketch(Sketch):
+    """A network under construction in QDQ form.
+
+    Attributes:
+        largest: of the weights, whole numbers. Two of 64 are what every instruction can sum: up to
+            that no core rounds weights to larger steps.
+    """
+
+    largest: int = 64
+
+    def quantised(
+        self, x: str, scale: float = 0.0207, zero: int = 0, dtype: str = "int8", undo: float = 1
+    ) -> str:
+        """A pair of QuantizeLinear and DequantizeLinear.
+
+        Args:
+            undo: times the scale: what the second of the two has for it.
+        """
+        place = self.constant(zero, dtype)
+        whole = self.add("QuantizeLinear", x, self.constant(scale), place)
+        return self.add("DequantizeLinear", whole, self.constant(scale * undo), place)
+
+    def whole_weight(self, *shape: int, axis: int = 0, each: bool = True) -> str:
+        """Whole weights behind a DequantizeLinear; scaled so that activations keep their size.
+
+        Args:
+            axis: of the outputs.
+            each: a scale for each output, not one for all.
+        """
+        whole = self.random.integers(-self.largest, self.largest + 1, shape)
+        return self.whole_constant(whole, axis, each)
+
+    def whole_constant(self, whole: np.ndarray, axis: int = 0, each: bool = True) -> str:
+        """These whole weights behind a DequantizeLinear."""
+        outputs = whole.shape[axis]
+        summands = whole.size / outputs
+        scale = self.random.uniform(0.8, 1.6, outputs if each else ())
+        scale = scale / (0.6 * self.largest * np.sqrt(summands))
+        weight, scales = self.constant(whole, "int8"), self.constant(scale)
+        return self.add("DequantizeLinear", weight, scales, **({"axis": axis} if each else {}))
+
+    def whole_conv(
+        self,
+        x: str,
+        outputs: int,
+        kernel: int | tuple[int, int] = 1,
+        *,
+        each: bool = True,
+        **attributes: Any,
+    ) -> str:
+        """A convolution of whole weights with a bias."""
+        kh, kw = (kernel, kernel) if isinstance(kernel, int) else kernel
+        inputs = self.shape(x)[1] // attributes.get("group", 1)
+        weight = self.whole_weight(outputs, inputs, kh, kw, each=each)
+        bias = self.constant(self.random.normal(size=outputs) / 4)
+        return self.add("Conv", x, weight, bias, **attributes)
+
+
+@pytest.fixture(scope="session")
+def qdq() -> Callable[..., QdqSketch]:
+    """`qdq(height, width)`: an ONNX network in QDQ form to add nodes to."""
+    return QdqSketch
+
+
 @pytest.fixture(scope="session")
 def sketch() -> Callable[..., Sketch]:
     """`sketch(height, width)`: an ONNX network to add nodes to, with the input `image`."""
