@@ -14,7 +14,7 @@ from edgecompress.errors import BoardError
 
 from ..targets import Board
 from . import emulated
-from .peers.compare import PROGRAM, prepare, printed_list, run_counted
+from .peers.compare import PROGRAM, compile_in, prepare, printed_list, run_counted
 from .peers.engines import OURS
 
 _TIME_S = 300.0
@@ -49,8 +49,14 @@ class LayerCost:
     cycles: dict[str, float] | None = None
 
 
-def profile_layers(onnx: Path, board: Board, database: Path | None = None) -> list[LayerCost]:
+def profile_layers(
+    onnx: Path, board: Board, database: Path | None = None, precision: str = "float32"
+) -> list[LayerCost]:
     """Compile a network and profile it on one thread: timed on `host`, counted on a virtual board.
+
+    Args:
+        precision: "float32" is the file as it is; "float16" and "int8" as `compare.compile_in` has
+            them.
 
     Raises:
         BoardError: the program fails, or this machine lacks what counting needs.
@@ -60,6 +66,9 @@ def profile_layers(onnx: Path, board: Board, database: Path | None = None) -> li
         folder = Path(temporary)
         with events.task(f"compiling {onnx.stem} for {board.name}"):
             layers = prepare(onnx, board, folder, database)["layers"]
+            if precision != "float32":
+                out = folder / f"{OURS}.so"
+                layers = compile_in(precision, onnx, board, out, database)["layers"]
         with events.task(f"profiling {len(layers)} kernel calls"):
             if board.kind == "virtual":
                 return _counted(layers, folder, board)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 from edgecompress.errors import UsageError
 
 from . import jobs, show
+from .precision import require_float16
 from .verb import Json, example, verb
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
     from ..targets import Board
 
 _JOB = "job"
+
+
+class OtherPrecision(StrEnum):
+    """What `--precision` may say."""
+
+    FLOAT16 = "float16"
+    INT8 = "int8"
 
 
 class _JobUnlessNamed(TyperGroup):
@@ -55,6 +64,14 @@ Threads = Annotated[
     list[int] | None,
     typer.Option("--threads", "-t", min=1, help="Threads on the host; absent: 1, and all cores."),
 ]
+Other = Annotated[
+    list[OtherPrecision] | None,
+    typer.Option("--precision", "-p", help="Also ours in float16 or int8; give it again for both."),
+]
+Single = Annotated[
+    OtherPrecision | None,
+    typer.Option("--precision", "-p", help="Profile it in float16 or int8 instead."),
+]
 Records = Annotated[
     Path | None, typer.Option("--database", help="Tuning records to compile with (tuning.jsonl).")
 ]
@@ -73,6 +90,7 @@ def _peers(
     *,
     board: Where = "host",
     threads: Threads = None,
+    precision: Other = None,
     database: Records = None,
     as_json: Json = False,
 ) -> Any:
@@ -82,14 +100,22 @@ def _peers(
 
     where = _measurable(board)
     counts = threads or sorted({1, len(os.sched_getaffinity(0))})
+    others = _others(precision, where)
     files = [find_model(model) for model in models or MODELS]
     found = []
     for model, file in zip(models or MODELS, files, strict=True):
-        comparison = compare(file, where, counts, database)
+        comparison = compare(file, where, counts, database, precisions=others)
         if not as_json:
             _show(model, comparison)
         found.append({**asdict(comparison), "model": model})
     return {"comparisons": found}
+
+
+def _others(precision: list[OtherPrecision] | None, board: Board) -> list[str]:
+    others = [one.value for one in dict.fromkeys(precision or ())]
+    if "float16" in others:
+        require_float16(board)
+    return others
 
 
 Model = Annotated[str, typer.Argument(help="An ONNX file, or the name of a reference model.")]
@@ -104,14 +130,20 @@ Model = Annotated[str, typer.Argument(help="An ONNX file, or the name of a refer
 )
 @verb
 def _layers(
-    model: Model, *, board: Where = "host", database: Records = None, as_json: Json = False
+    model: Model,
+    *,
+    board: Where = "host",
+    precision: Single = None,
+    database: Records = None,
+    as_json: Json = False,
 ) -> Any:
     """Show where a compiled network's time goes (on a virtual board: its instructions)."""
     from ..bench.layers import profile_layers
     from ..bench.peers.models import find_model
 
     where = _measurable(board)
-    rows = profile_layers(find_model(model), where, database)
+    other = next(iter(_others([precision] if precision else [], where)), "float32")
+    rows = profile_layers(find_model(model), where, database, other)
     if not as_json:
         _show_layers(model, where, rows)
     return {"model": model, "board": board, "layers": [asdict(row) for row in rows]}

@@ -25,12 +25,14 @@ from edgecompress import events, wheels
 from edgecompress.errors import EdgeCompressError
 from edgecompress.files import building, cache_dir
 
+from ...compile.machine import Precision
 from ...compile.network import compile_network
 from ...runner.spec import Preprocess
 from ...targets import Board
 from ...targets.runtime import write_runtime
 from .. import emulated
-from .engines import OURS, PEERS, Engine, NotHereError
+from .engines import OURS, PEERS, TITLES, Engine, NotHereError
+from .models import quantised
 
 PROGRAM = Path(__file__).with_name("program.py")
 REFERENCE = "onnxruntime"
@@ -91,6 +93,7 @@ def compare(
     rounds: int = ROUNDS,
     *,
     compiler: Mapping[str, Any] | None = None,
+    precisions: Sequence[str] = (),
 ) -> Comparison:
     """Compare our compiled module of an ONNX file with the other engines.
 
@@ -100,6 +103,7 @@ def compare(
         database: tuning records for our module.
         rounds: how often timed engines take turns.
         compiler: further arguments of `compile_network`.
+        precisions: "float16" and "int8" are rows of their own beside the model as it is.
 
     Raises:
         CompileError: our own compiler fails; a peer that fails is a row that says so.
@@ -108,13 +112,17 @@ def compare(
         folder = Path(temporary)
         with events.task(f"compiling {onnx.stem} for {board.name}"):
             info = prepare(onnx, board, folder, database, compiler)
-        absent = _convert(folder)
+        for precision in events.track(precisions, "compiling in other precisions"):
+            compile_in(precision, onnx, board, folder / f"{OURS}-{precision}.so", database)
+        absent = _convert(folder, precisions)
+        names = [OURS, *(f"{OURS}-{precision}" for precision in precisions)]
+        names += [peer.name for peer in _peers(precisions)]
         rows: list[Row] = []
         if board.kind == "virtual":
-            rows = _count_all(folder, absent, board)
+            rows = _count_all(folder, names, absent, board)
         else:
             for count in threads:
-                rows += _time_all(folder, absent, count, rounds)
+                rows += _time_all(folder, names, absent, count, rounds)
     return Comparison(onnx.stem, board.name, info["macs"], info["seconds"], tuple(rows))
 
 
@@ -136,7 +144,7 @@ def prepare(
     if onnx.with_suffix(".tflite").exists():
         shutil.copyfile(onnx.with_suffix(".tflite"), folder / "model.tflite")
     compiled = compile_network(
-        onnx, board, PREPROCESS, folder / "ours.so", database=database, **(compiler or {})
+        onnx, board, PREPROCESS, folder / f"{OURS}.so", database=database, **(compiler or {})
     )
     dims = onnx_package.load(onnx).graph.input[0].type.tensor_type.shape.dim
     height, width = dims[2].dim_value, dims[3].dim_value
@@ -150,10 +158,32 @@ def prepare(
     return compiled.info
 
 
-def _convert(folder: Path) -> dict[str, str]:
+def compile_in(
+    precision: str, onnx: Path, board: Board, out: Path, database: Path | None
+) -> dict[str, Any]:
+    """Compile a float32 model in another precision; what the compiler says of it.
+
+    Args:
+        precision: "float16", or "int8" (quantised by packaged photos, whatever that does to its
+            accuracy).
+    """
+    if precision == "int8":
+        with tempfile.TemporaryDirectory(prefix="edgecompress-int8-") as temporary:
+            file = quantised(onnx, board, PREPROCESS, Path(temporary) / f"{onnx.stem}.onnx")
+            return compile_network(file, board, PREPROCESS, out, database=database).info
+    half: Precision = "float16"
+    network = compile_network(onnx, board, PREPROCESS, out, database=database, precision=half)
+    return network.info
+
+
+def _peers(precisions: Sequence[str]) -> list[Engine]:
+    return [peer for peer in PEERS if peer.precision in ("float32", *precisions)]
+
+
+def _convert(folder: Path, precisions: Sequence[str]) -> dict[str, str]:
     """Convert the model for each peer; the reason of each that cannot take part."""
     absent = {}
-    for peer in events.track(PEERS, "converting for the other engines"):
+    for peer in events.track(_peers(precisions), "converting for the other engines"):
         try:
             peer.require()
             peer.convert(folder)
@@ -163,11 +193,7 @@ def _convert(folder: Path) -> dict[str, str]:
 
 
 def _title(name: str) -> str:
-    return next((peer.title for peer in PEERS if peer.name == name), "EdgeCompress")
-
-
-def _names() -> list[str]:
-    return [OURS, *(peer.name for peer in PEERS)]
+    return TITLES.get(name) or next(peer.title for peer in PEERS if peer.name == name)
 
 
 def _differences(rows: list[Row], outputs: dict[str, np.ndarray]) -> list[Row]:
@@ -230,12 +256,12 @@ class _Server:
 
 @contextlib.contextmanager
 def _servers(
-    folder: Path, absent: dict[str, str], threads: int
+    folder: Path, names: Sequence[str], absent: dict[str, str], threads: int
 ) -> Iterator[tuple[dict[str, _Server], dict[str, str]]]:
     running: dict[str, _Server] = {}
     failed = dict(absent)
     try:
-        for name in _names():
+        for name in names:
             if name not in failed:
                 try:
                     running[name] = _Server(name, folder, threads)
@@ -247,8 +273,10 @@ def _servers(
             server.close()
 
 
-def _time_all(folder: Path, absent: dict[str, str], threads: int, rounds: int) -> list[Row]:
-    with _servers(folder, absent, threads) as (running, failed):
+def _time_all(
+    folder: Path, names: Sequence[str], absent: dict[str, str], threads: int, rounds: int
+) -> list[Row]:
+    with _servers(folder, names, absent, threads) as (running, failed):
         runs = {}
         for name, server in running.items():
             once = min(server.times(3))
@@ -280,9 +308,11 @@ def _timed_row(name: str, threads: int, medians: dict[str, list[float]], reason:
 # Instructions and cycles, under emulation
 
 
-def _count_all(folder: Path, absent: dict[str, str], board: Board) -> list[Row]:
+def _count_all(
+    folder: Path, names: Sequence[str], absent: dict[str, str], board: Board
+) -> list[Row]:
     rows, outputs = [], {}
-    for name in events.track(_names(), "counting instructions"):
+    for name in events.track(names, "counting instructions"):
         row = Row(name, _title(name), 1, reason=absent.get(name, ""))
         if not row.reason:
             try:

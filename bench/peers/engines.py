@@ -13,6 +13,11 @@ from pathlib import Path
 from edgecompress.wheels import Wheel
 
 OURS = "edgecompress"
+TITLES = {
+    OURS: "EdgeCompress",
+    f"{OURS}-float16": "EdgeCompress float16",
+    f"{OURS}-int8": "EdgeCompress int8",
+}
 
 _AARCH64 = tuple(
     f"manylinux{tag}_aarch64" for tag in ("_2_28", "_2_27", "_2_26", "_2_24", "_2_17", "2014")
@@ -34,6 +39,7 @@ class Engine:
         module: what has to be installed here (`pip install .[peers]`).
         wheels: what the virtual board's Python needs of it.
         convert: writes its model into a folder that holds `model.onnx`; raises `NotHereError`.
+        precision: it takes part where this is asked for.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Engine:
     module: str
     wheels: tuple[Wheel, ...]
     convert: Callable[[Path], None]
+    precision: str = "float32"
 
     def version(self) -> str:
         """Of its package here; "" where that is not installed."""
@@ -73,6 +80,12 @@ def _to_ncnn(folder: Path) -> None:
     shape = ",".join(map(str, np.load(folder / "input.npy").shape))
     program.chmod(program.stat().st_mode | 0o111)
     _call([str(program), "model.onnx", f"inputshape=[{shape}]", "fp16=0"], folder, "model.ncnn.bin")
+
+
+def _to_ncnn_float16(folder: Path) -> None:
+    """It rounds the same file's weights as it reads them."""
+    if not (folder / "model.ncnn.bin").exists():
+        raise NotHereError("the model could not be converted for ncnn")
 
 
 def _to_mnn(folder: Path) -> None:
@@ -114,6 +127,14 @@ PEERS = (
         _as_it_is,
     ),
     Engine("ncnn", "ncnn", "ncnn", (Wheel("ncnn==1.0.20261020", None, _AARCH64),), _to_ncnn),
+    Engine(
+        "ncnn-float16",
+        "ncnn float16",
+        "ncnn",
+        (Wheel("ncnn==1.0.20261020", None, _AARCH64),),
+        _to_ncnn_float16,
+        precision="float16",
+    ),
     Engine("mnn", "MNN", "MNN", (Wheel("MNN==3.6.1", None, _AARCH64),), _to_mnn),
     Engine(
         "litert",

@@ -10,6 +10,9 @@ from edgecompress import __version__
 from edgecompress.errors import InputError, UsageError, unknown_name
 from edgecompress.files import cache_dir
 
+from ...runner.spec import Preprocess
+from ...targets import Board
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -63,6 +66,25 @@ def find_model(name: str) -> Path:
     if not path.exists():
         _export(name, path)
     return path
+
+
+def quantised(onnx: Path, board: Board, preprocess: Preprocess, out: Path) -> Path:
+    """Write a model in int8, by the packaged photos; returns the file."""
+    import numpy as np
+    import onnx as onnx_package
+
+    from ...compile.integer import integer_of
+    from ...compress.photos import foolbox_photos
+    from ...compress.quantize import quantize_network
+    from ...runner.photo import centre_box, decode, sample
+
+    shape = onnx_package.load(onnx, load_external_data=False).graph.input[0].type.tensor_type.shape
+    side = shape.dim[2].dim_value
+    images = [decode(path) for path in foolbox_photos().paths]
+    inputs = [np.asarray(sample(image, centre_box(*image.size, 1.0), side)) for image in images]
+    paired = integer_of(board).instruction == "pmaddubsw"
+    quantize_network(onnx, inputs, preprocess, out, paired=paired)
+    return out
 
 
 def _export(name: str, path: Path) -> None:

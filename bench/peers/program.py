@@ -22,8 +22,8 @@ import numpy as np
 MARK = 0x7EC0
 
 
-def compiled(folder, threads):
-    """The compiled network, with the files of the TVM runtime that a bundle carries.
+def compiled(folder, threads, name="edgecompress"):
+    """The compiled network NAME.so, with the files of the TVM runtime that a bundle carries.
 
     Returns:
         `tvm_ffi`, the loaded machine, and its input.
@@ -32,7 +32,7 @@ def compiled(folder, threads):
     sys.path.insert(0, str(folder / "runtime"))
     tvm_ffi = importlib.import_module("tvm_ffi")
     ctypes.CDLL(str(folder / "runtime/libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
-    machine = tvm_ffi.load_module(str(folder / "ours.so"))["vm_load_executable"]()
+    machine = tvm_ffi.load_module(str(folder / f"{name}.so"))["vm_load_executable"]()
     machine["vm_initialization"](1, 0, 2)
     image = np.load(folder / "image.npy")
     allocate = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
@@ -44,10 +44,14 @@ def compiled(folder, threads):
     return tvm_ffi, machine, tensor
 
 
-def ours(folder, threads):
-    """Our own compiled network."""
-    _, machine, tensor = compiled(folder, threads)
-    return lambda: np.from_dlpack(machine["main"](tensor))
+def ours(name):
+    """Our own compiled network, in one of its precisions."""
+
+    def engine(folder, threads):
+        _, machine, tensor = compiled(folder, threads, name)
+        return lambda: np.from_dlpack(machine["main"](tensor))
+
+    return engine
 
 
 def each_kernel(folder, threads, before, after):
@@ -110,12 +114,17 @@ def onnxruntime(folder, threads):
     return lambda: session.run(None, feed)[0]
 
 
-def ncnn(folder, threads):
+def ncnn_float16(folder, threads):
+    """ncnn in half precision, as it runs by itself where the processor has it."""
+    return ncnn(folder, threads, half=True)
+
+
+def ncnn(folder, threads, half=False):
     """ncnn in float32: its half-precision storage is off, Winograd and the rest are on."""
     engine = importlib.import_module("ncnn")
     net = engine.Net()
     net.opt.num_threads = threads
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = half
     net.opt.use_bf16_storage = False
     net.load_param(str(folder / "model.ncnn.param"))
     net.load_model(str(folder / "model.ncnn.bin"))
@@ -180,9 +189,12 @@ def litert(folder, threads):
 
 
 ENGINES = {
-    "edgecompress": ours,
+    "edgecompress": ours("edgecompress"),
+    "edgecompress-float16": ours("edgecompress-float16"),
+    "edgecompress-int8": ours("edgecompress-int8"),
     "onnxruntime": onnxruntime,
     "ncnn": ncnn,
+    "ncnn-float16": ncnn_float16,
     "mnn": mnn,
     "litert": litert,
 }
