@@ -280,7 +280,8 @@ def _vpdpbusd(call: Any) -> Any:
     if lanes not in (4, 8, 16):
         return _plain(inputs, weights, signed=False)
     name = f"x86.avx512.vpdpbusd.{32 * lanes}"
-    return _llvm(name, f"int32x{lanes}", _repeated(0, "int32", lanes), inputs, weights)
+    factors = (_as(f"int8x{4 * lanes}", factor) for factor in (inputs, weights))
+    return _llvm(name, f"int32x{lanes}", _repeated(0, "int32", lanes), *factors)
 
 
 def _pmaddubsw(call: Any) -> Any:
@@ -353,18 +354,25 @@ def _narrow_x86(call: Any) -> Any:
     lanes, value = _lanes(call), call.args[0]
     if lanes % 16:
         return _narrow_any(call, "uint8", 0, 255)
-    packed = []
-    for start in range(0, lanes, 16):
-        rounded = [
-            _llvm("x86.avx.cvt.ps2dq.256", "int32x8", _part(value, start + eight, 8))
-            for eight in (0, 8)
-        ]
-        halves = _llvm("x86.avx2.packssdw", "int16x16", *rounded)
-        parts = (_part(halves, eight, 8) for eight in (0, 8))
-        mixed = _llvm("x86.sse2.packuswb.128", "uint8x16", *parts)
-        # Each half of a 256-bit register was packed alone: the middle quarters change places.
-        packed.append(_shuffled([mixed], [*range(4), *range(8, 12), *range(4, 8), *range(12, 16)]))
-    return _joined(packed, 16)
+    # More than 16 are stored at once only where registers are wider than 128 bits.
+    pack = _packed if lanes == 16 else _packed_by_avx2
+    return _joined([pack(_part(value, start, 16)) for start in range(0, lanes, 16)], 16)
+
+
+def _packed(value: Any) -> Any:
+    """16 numbers."""
+    rounded = [_llvm("x86.sse2.cvtps2dq", "int32x4", _part(value, at, 4)) for at in (0, 4, 8, 12)]
+    halves = [_llvm("x86.sse2.packssdw.128", "int16x8", *rounded[at : at + 2]) for at in (0, 2)]
+    return _llvm("x86.sse2.packuswb.128", "uint8x16", *halves)
+
+
+def _packed_by_avx2(value: Any) -> Any:
+    """16 numbers, in registers of 256 bits."""
+    rounded = [_llvm("x86.avx.cvt.ps2dq.256", "int32x8", _part(value, at, 8)) for at in (0, 8)]
+    halves = _llvm("x86.avx2.packssdw", "int16x16", *rounded)
+    mixed = _llvm("x86.sse2.packuswb.128", "uint8x16", *(_part(halves, at, 8) for at in (0, 8)))
+    # Each half of a 256-bit register was packed alone: the middle quarters change places.
+    return _shuffled([mixed], [*range(4), *range(8, 12), *range(4, 8), *range(12, 16)])
 
 
 def _interleave(call: Any) -> Any:

@@ -47,8 +47,15 @@ class Machine:
     quantised: bool = False
 
     def of_words(self) -> Machine:
-        """The same core, seen by layers whose multiply-adds are dot products of words."""
-        return self if self.quantised else replace(self, quantised=True)
+        """The same core, seen by layers whose multiply-adds are dot products of words, and by those
+        beside them: sums of words do not fit a float16, so that real numbers are float32.
+        """
+        return replace(self.of_float32(), quantised=True)
+
+    def of_float32(self) -> Machine:
+        """The same core, seen by layers of float32."""
+        lanes = self.lanes // 2 if self.dtype == "float16" else self.lanes
+        return replace(self, dtype="float32", lanes=lanes)
 
     def channels(self, count: int) -> int:
         """How many channels an activation of `count` has in memory.

@@ -58,7 +58,7 @@ def compile_network(
             untuned schedule is used.
         dump: folder for the IR after each phase.
         precision: of real numbers ("float16" needs a board with such arithmetic); what the file
-            quantises is of 8 bits with either.
+            quantises is of 8 bits with either, and the rest of such a file float32.
 
     Raises:
         InputError: the ONNX file or the database is missing or damaged.

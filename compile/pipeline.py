@@ -37,7 +37,8 @@ def prepare(
     """Everything up to fused, unscheduled kernels.
 
     Args:
-        precision: of real numbers; what the file quantises is of 8 bits with either.
+        precision: of real numbers; what the file quantises is of 8 bits with either, and the rest
+            of such a file float32.
 
     Returns:
         Function `main` (uint8 `[1, r, r, 3]` to float32 `[1, k]`) and the kernels that it calls.

@@ -44,8 +44,11 @@ def find_schedule(func: PrimFunc, machine: Machine) -> Schedule | None:
     attributes = func.attrs or {}
     kind = attributes.get("edgecompress.schedule", attributes.get("edgecompress.op", ""))
     schedule = _SCHEDULES.get(str(kind))
-    if attributes.get("edgecompress.type") == "int8":
+    kind = str(attributes.get("edgecompress.type", "float32"))
+    if kind == "int8":
         machine = machine.of_words()
+    elif kind == "float32":
+        machine = machine.of_float32()
     return schedule(machine) if schedule else None
 
 
