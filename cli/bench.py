@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,8 @@ from typer.core import TyperGroup
 
 from edgecompress.errors import UsageError
 
-from . import jobs, show
+from . import bench_tune, jobs, show
+from .bench_tune import OtherPrecision
 from .precision import require_float16
 from .verb import Json, example, verb
 
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from ..targets import Board
 
 _JOB = "job"
-
-
-class OtherPrecision(StrEnum):
-    """What `--precision` may say."""
-
-    FLOAT16 = "float16"
-    INT8 = "int8"
 
 
 class _JobUnlessNamed(TyperGroup):
@@ -49,6 +42,7 @@ app = typer.Typer(
     epilog=example("edgecompress bench examples/demo.toml", "edgecompress bench peers resnet50"),
 )
 jobs.add(app, "bench", _JOB)
+bench_tune.add(app)
 
 Models = Annotated[
     list[str] | None,

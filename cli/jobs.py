@@ -112,7 +112,7 @@ Peers = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     for name in VERBS:
-        if name != "bench":  # a group of its own, with this verb in it: `bench.py`
+        if name not in ("bench", "report"):  # groups, each with its verb in it: `bench.py`
             add(app, name)
 
 
@@ -165,7 +165,7 @@ def _overridden(
     if limit is not None:
         bench = bench.model_copy(update={"limit": limit, "emulated_limit": limit})
     if budget is not None or trials is not None:
-        seconds = 0 if budget is None else _seconds(budget)
+        seconds = 0 if budget is None else duration(budget)
         tune = tune.model_copy(update={"seconds": seconds, "trials": trials or 0})
     if cost is not TuningCost.JOB:
         tune = tune.model_copy(update={"cost": cost.value})
@@ -182,7 +182,12 @@ def _benched(job: Job, threads: int | None, cluster: ClusterChoice, peers: bool 
     return job.model_copy(update={"bench": job.bench.model_copy(update=changed)})
 
 
-def _seconds(text: str) -> float:
+def duration(text: str) -> float:
+    """Seconds of a `--budget`: 90s, 10m or 2h.
+
+    Raises:
+        UsageError: it is no time.
+    """
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
     try:

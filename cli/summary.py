@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecompress.files import read_json, sha256_file
@@ -104,23 +105,28 @@ def tune(run: Run, as_json: bool) -> Any:
     if not as_json and result is None:
         show.say("no budget to tune with: give --budget 10m, --trials N, or a [tune] table")
     elif not as_json:
-        rows = [
-            [task["name"], str(task["weight"]), _ms(task["before_ms"]), _ms(task["after_ms"])]
-            for task in result["tasks"]
-            if task["measured"]
-        ]
-        kinds = {
-            "emulated": " (emulated: times prove the path, not the speed)",
-            "cost": " (estimated cycles at the board's clock, not time)",
-        }
-        title = f"Kernels on {result['board']}" + kinds.get(result["measured"], "")
-        show.table(title, ["kernel", ">times", ">untuned ms", ">best ms"], rows)
-        show.say(
-            f"{result['records']} records in {run.database} after {result['seconds']:.0f} s"
-            f"{_shares(result['boards'])}; "
-            "the next compile uses them"
-        )
+        show_tuning(result, run.database)
     return {"database": str(run.database), "result": result}
+
+
+def show_tuning(result: Any, database: Path) -> None:
+    """A tuning, kernel by kernel; `result` as `TuningResult.to_json` gives it."""
+    rows = [
+        [task["name"], str(task["weight"]), _ms(task["before_ms"]), _ms(task["after_ms"])]
+        for task in result["tasks"]
+        if task["measured"]
+    ]
+    kinds = {
+        "emulated": " (emulated: times prove the path, not the speed)",
+        "cost": " (estimated cycles at the board's clock, not time)",
+    }
+    title = f"Kernels on {result['board']}" + kinds.get(result["measured"], "")
+    show.table(title, ["kernel", ">times", ">untuned ms", ">best ms"], rows)
+    show.say(
+        f"{result['records']} records in {database} after {result['seconds']:.0f} s"
+        f"{_shares(result['boards'])}; "
+        "the next compile uses them"
+    )
 
 
 def _shares(boards: dict[str, int]) -> str:

@@ -63,24 +63,33 @@ def _plain(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-def endpoints(names: Sequence[str], cluster: ClusterName) -> dict[str, Opener]:
+def endpoints(
+    names: Sequence[str], cluster: ClusterName, threads: int | None = None
+) -> dict[str, Opener]:
     """What opens an RPC server on each board; each board is reached once now.
+
+    Args:
+        threads: as of `endpoint`.
 
     Raises:
         BoardError: one cannot be reached.
     """
     for name in names:
         connect(name).close()
-    return {name: partial(endpoint, name, cluster) for name in names}
+    return {name: partial(endpoint, name, cluster, threads) for name in names}
 
 
 @contextmanager
-def endpoint(name: str, cluster: ClusterName) -> Iterator[Any]:
-    """An RPC server on the CPUs of a cluster of a board, over a session of its own."""
+def endpoint(name: str, cluster: ClusterName, threads: int | None = None) -> Iterator[Any]:
+    """An RPC server on the CPUs of a cluster of a board, over a session of its own.
+
+    Args:
+        threads: at most so many of these CPUs, one thread on each; None is all.
+    """
     from ..bench.placement import placement
     from ..rpc.server import rpc_server
 
     with connect(name) as session:
-        cpus = placement(session, cluster).cpus
+        cpus = placement(session, cluster).cpus[:threads]
         with rpc_server(session, deadline=SERVER_S, cpus=cpus) as reached:
             yield reached

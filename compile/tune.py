@@ -43,6 +43,7 @@ def tune_networks(
     seconds: float | None = None,
     timing: Timing | None = None,
     estimate: Estimate | None = None,
+    threads: int | None = None,
 ) -> TuningResult:
     """Tune all kernels of some networks; what is in the database is not measured again.
 
@@ -51,7 +52,7 @@ def tune_networks(
         preprocess: the normalisation that is compiled into them.
         trials: measure at most so many candidates now.
         seconds: take at most so long.
-        open_endpoint, database, timing, estimate: as of `tune_tasks`.
+        open_endpoint, database, timing, estimate, threads: as of `tune_tasks`.
 
     Raises:
         BoardError, CompileError, InputError: as `tune_tasks`, and as `compile_network` for a
@@ -71,6 +72,7 @@ def tune_networks(
         budget=Budget(trials, seconds),
         timing=timing,
         estimate=estimate,
+        threads=threads,
     )
 
 
@@ -93,6 +95,7 @@ def tune_tasks(
     budget: Budget | None = None,
     timing: Timing | None = None,
     estimate: Estimate | None = None,
+    threads: int | None = None,
 ) -> TuningResult:
     """Tune kernels on a board (or on several of one sort), each starting from its untuned schedule.
 
@@ -103,6 +106,8 @@ def tune_tasks(
         timing: how candidates are timed; by default what suits the board.
         estimate: scores candidates without a board; then `open_endpoint` is not called, and the
             records are marked as `cost`.
+        threads: that a kernel has, for estimates; None is one for each core. On a board it is the
+            endpoint's number of CPUs.
 
     Raises:
         BoardError: no board can be measured on any more. What was measured until then is kept.
@@ -120,7 +125,9 @@ def tune_tasks(
         raise UsageError("tuning needs a board to measure on")
     append_records(database, ())  # fails now rather than after the first measurement
     measured = measured_as(board) if estimate is None else "cost"
-    tuner = Tuner(tasks, board, open_database(database, board), budget or Budget(), measured)
+    records, budget = open_database(database, board), budget or Budget()
+    threads = threads or board.fast.cores
+    tuner = Tuner(tasks, board, records, budget, measured, threads=threads)
     with (
         tempfile.TemporaryDirectory(prefix="edgecompress-tune-") as folder,
         Builder(board, Path(folder), min(8, os.cpu_count() or 1)) as builder,

@@ -78,7 +78,11 @@ _Trial = tuple[_Kernel, Candidate]
 
 
 class Tuner:
-    """One tuning: what is measured, what it cost, and when it ends."""
+    """One tuning: what is measured, what it cost, and when it ends.
+
+    Args:
+        threads: that a kernel has, where its cost is estimated.
+    """
 
     def __init__(
         self,
@@ -87,11 +91,14 @@ class Tuner:
         database: Database,
         budget: Budget,
         measured: Measured,
+        *,
+        threads: int,
     ) -> None:
         import tvm
 
         self._start = time.monotonic()
         self._board = board
+        self._threads = threads
         self._database = database
         self._budget = budget
         target = tvm.target.Target(board.tvm_target())
@@ -206,7 +213,7 @@ class Tuner:
         kernel, candidate = trial
         seconds = outcome.seconds
         if self._kind == "cost":  # of one core: what the others would wait for comes on top
-            idle = idle_factor(candidate.mod, self._board.fast.cores)
+            idle = idle_factor(candidate.mod, self._threads)
             seconds = tuple(second * idle for second in seconds)
         record = Record(
             workload=kernel.workload,

@@ -23,7 +23,8 @@ def edgecompress(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-SUB_VERBS = ["boards add", "boards start", "data", "data get", "bench peers", "bench layers"]
+SUB_VERBS = ["boards add", "boards start", "data", "data get"]
+SUB_VERBS += ["bench peers", "bench layers", "bench tune"]
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *SUB_VERBS])
