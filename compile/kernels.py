@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
 ATTRIBUTE = "edgecompress."
+_GROUP = 4  # pixels of three channels that fill three vectors of four
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,20 +265,26 @@ def _conv2d(build: Builder) -> Kernel:
             name="main",
         )
         return build.finish(main, True, affine, starts=True)
-    sum_h, sum_w = (
-        te.reduce_axis((0, size), name)
-        for size, name in zip(window.kernel, ("kh", "kw"), strict=True)
-    )
-    gather = compute(
-        (height, width, *window.kernel, inputs),
-        lambda h, w, kh, kw, k: read(*_under(window, h, w, kh, kw), k),
-        name="gather",
-    )
+    # Few inputs do not fill a vector: a line of the window lies in one piece, and is read as one.
+    few = machine.by_element and inputs < machine.lanes and window.dilations[1] == 1
+    across, inside = (1, window.kernel[1] * inputs) if few else (window.kernel[1], inputs)
+    sum_h, sum_w = te.reduce_axis((0, window.kernel[0]), "kh"), te.reduce_axis((0, across), "kw")
+    sum_c = te.reduce_axis((0, inside), "ci")
+
+    def tap(kw: Any, k: Any) -> tuple[Expression, Expression]:
+        return (k // inputs, k % inputs) if few else (kw, k)
+
+    def gathered(h: Any, w: Any, kh: Any, kw: Any, k: Any) -> Expression:
+        column, channel = tap(kw, k)
+        return read(*_under(window, h, w, kh, column), channel)
+
+    gather = compute((height, width, window.kernel[0], across, inside), gathered, name="gather")
     main = compute(
         (1, height, width, outputs),
         lambda _, h, w, c: te.sum(
             product(
-                gather[h, w, sum_h, sum_w, sum_c], packed[c // pack, sum_h, sum_w, sum_c, c % pack]
+                gather[h, w, sum_h, sum_w, sum_c],
+                packed[c // pack, sum_h, *tap(sum_w, sum_c), c % pack],
             ),
             axis=[sum_h, sum_w, sum_c],
         ),
@@ -296,7 +303,9 @@ def _real_factors(
     layer, machine = build.layer, build.machine
     assert layer.window is not None and layer.weight is not None
     weight = pack_weight(layer.weight, inputs, outputs, machine.pack(layer.output.channels))
-    read = _pad(build, layer.window, build.normalised(value.name, inputs), inputs)
+    read = _image(build, layer.window) if value.name == build.source else None
+    if read is None:
+        read = _pad(build, layer.window, build.normalised(value.name, inputs), inputs)
     return read, build.constant(weight, "weight"), lambda x, w: x * w, None
 
 
@@ -601,6 +610,44 @@ def _pad(
 
     stage = compute(shape, padded, name="pad")
     return lambda h, w, c: stage[h, w, c]
+
+
+def _image(build: Builder, window: Window) -> Index | None:
+    """The image with its padding in groups of pixels that fill vectors, three channels side by
+    side; None where its width is no multiple of a group.
+
+    On the left there is a whole group of padding, so that each group lies inside or outside.
+    """
+    import tvm
+
+    value, dtype = build.values[build.source], build.machine.dtype
+    sizes = (build.machine.lanes, _GROUP)
+    group = next((size for size in sizes if value.width % size == 0), None)
+    top, left, bottom, right = window.pads
+    if group is None or max(left, right) > group:
+        return None
+    image, lanes, groups = build.activation(build.source), 3 * group, value.width // group
+    std = np.array(build.preprocess.std)
+    scale = build.constant(np.tile(1 / std, group), "scale", "float32")
+    shift = build.constant(
+        np.tile(-np.array(build.preprocess.mean) / std, group), "shift", "float32"
+    )
+
+    def padded(h: Expression, g: Expression, lane: Expression) -> Expression:
+        inside = [h >= top, h < top + value.height, g >= 1, g <= groups]
+        place = (g - 1) * lanes + lane
+        pixel = image[0, h - top, place // 3, place % 3].astype("float32")
+        real = (pixel * scale[lane] + shift[lane]).astype(dtype)
+        return tvm.tirx.if_then_else(tvm.tirx.all(*inside), real, tvm.tirx.const(0.0, dtype))
+
+    shape = (top + value.height + bottom, groups + 2, lanes)
+    stage = compute(shape, padded, name="pad")
+
+    def read(h: Expression, w: Expression, c: Expression) -> Expression:
+        place = (w + group - left) * 3 + c
+        return stage[h, place // lanes, place % lanes]
+
+    return read
 
 
 def _inside(read: Index, physical: int, channels: int, outer: Expression) -> Index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ def schedule_pad(sch: TirSchedule, blocks: dict[str, Handle], machine: Machine) 
     height, width, channels = sch.get_loops(blocks["pad"])
     size = extent(sch, channels)
     written = extent(sch, height) * extent(sch, width) * size * 4
-    vectorize(sch, channels, stored_lanes(sch, blocks["pad"], size, machine))
+    lanes = stored_lanes(sch, blocks["pad"], size, machine)
+    vectorize(sch, channels, lanes if size % lanes == 0 else math.gcd(size, lanes))
     share(sch, height, written, machine)
 
 

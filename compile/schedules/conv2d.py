@@ -28,12 +28,18 @@ from .common import (
     vectorize,
 )
 
+_SUMS = 12  # vectors of sums of one pixel, side by side
+_LINE = 28  # summands of a window's line that are unrolled together: 7 pixels of up to 4 inputs
 _UNCACHED = 1.2  # how much longer it takes when a block's inputs leave the cache between packs
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Of a kernel; `flat` where pixels are one axis (a 1x1 window that reads every pixel)."""
+    """Of a kernel; `flat` where pixels are one axis (a 1x1 window that reads every pixel).
+
+    `pack` is the outputs of a tile: those that lie side by side in the weights, or several times
+    as many where there is one pixel, whose few sums would wait for each other.
+    """
 
     flat: bool
     height: int
@@ -44,17 +50,22 @@ class Geometry:
     taps: int
 
     @staticmethod
-    def of(sch: TirSchedule, main: Handle) -> Geometry:
+    def of(sch: TirSchedule, main: Handle, lanes: int) -> Geometry:
         """Of an unscheduled kernel."""
         attributes = sch.mod["main"].attrs
         sizes = [extent(sch, loop) for loop in sch.get_loops(main)]
         flat = len(sizes) == 3
+        height, width = (int(attributes[f"edgecompress.{side}"]) for side in ("height", "width"))
+        outputs, pack = sizes[1] if flat else sizes[3], int(attributes["edgecompress.pack"])
+        if height * width == 1:
+            most = max(1, _SUMS * lanes // pack)
+            pack *= max(n for n in range(1, most + 1) if outputs // pack % n == 0)
         return Geometry(
             flat,
-            int(attributes["edgecompress.height"]),
-            int(attributes["edgecompress.width"]),
-            outputs=sizes[1] if flat else sizes[3],
-            pack=int(attributes["edgecompress.pack"]),
+            height,
+            width,
+            outputs=outputs,
+            pack=pack,
             inputs=sizes[-1],
             taps=1 if flat else sizes[4] * sizes[5],
         )
@@ -73,7 +84,7 @@ class Conv2d(Schedule):
         machine = self.machine
         blocks = stages(sch)
         main, epilogue = blocks["main"], blocks["epilogue"]
-        geometry = Geometry.of(sch, main)
+        geometry = Geometry.of(sch, main, machine.lanes)
         if geometry.flat and geometry.height * geometry.width > 1 and "out" in blocks:
             sch.reverse_compute_inline(blocks["out"])
         tile = self._tile(sch, epilogue, geometry)
@@ -157,9 +168,11 @@ class Conv2d(Schedule):
 
     def _unrolled(self, sch: TirSchedule, geometry: Geometry) -> Handle:
         """How many inputs one turn of the innermost loop takes."""
-        if self.machine.by_element:
-            # A vector of inputs, or what of one goes into their number.
-            return math.gcd(geometry.inputs, self.machine.lanes)
+        common = math.gcd(geometry.inputs, self.machine.lanes)
+        if self.machine.by_element and common > 1:
+            return common
+        if self.machine.by_element and geometry.inputs <= _LINE:
+            return geometry.inputs
         if geometry.inputs % 4:
             return geometry.inputs if geometry.inputs < 4 else 1
         return choose(sch, [size for size in (1, 2, 4, 8) if geometry.inputs % size == 0], 2)
@@ -178,6 +191,10 @@ class Conv2d(Schedule):
             return
         sch.compute_at(gather, step, preserve_unit_loops=True)
         *others, inputs = sch.get_loops(gather)[-2 if geometry.flat else -5 :]
+        if unrolled > self.machine.lanes:
+            whole, inputs = sch.split(inputs, [None, self.machine.lanes])
+            partition_tail(sch, whole)
+            unroll(sch, whole)
         sch.vectorize(inputs)
         unroll(sch, *others)
 
