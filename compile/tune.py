@@ -30,6 +30,7 @@ from .tuning import Budget, TuningResult, TuningTask
 if TYPE_CHECKING:
     from ..runner.spec import Preprocess
     from ..targets import Board
+    from .machine import Precision
 
 
 def tune_networks(
@@ -44,6 +45,7 @@ def tune_networks(
     timing: Timing | None = None,
     estimate: Estimate | None = None,
     threads: int | None = None,
+    precision: Precision = "float32",
 ) -> TuningResult:
     """Tune all kernels of some networks; what is in the database is not measured again.
 
@@ -53,6 +55,7 @@ def tune_networks(
         trials: measure at most so many candidates now.
         seconds: take at most so long.
         open_endpoint, database, timing, estimate, threads: as of `tune_tasks`.
+        precision: of real numbers, as the networks will be compiled.
 
     Raises:
         BoardError, CompileError, InputError: as `tune_tasks`, and as `compile_network` for a
@@ -63,7 +66,8 @@ def tune_networks(
     require_supported(board)
     found = []
     for onnx in events.track(networks, "finding kernels"):
-        found += tasks(prepare(onnx, board, preprocess), board)
+        mod = prepare(onnx, board, preprocess, precision=precision)
+        found += tasks(mod, board, precision)
     return tune_tasks(
         merged(found),
         board,
