@@ -53,7 +53,7 @@ def flow(report: Report) -> Markup:
         f"{stage.network} answers {stage.hits} of {report.accuracy.n}" for stage in report.stages
     )
     bottom = _EXIT_TOP + max([40, *(stage.hits * scale for stage in report.stages)]) + 12
-    return _svg(WIDTH, round(bottom), "How the photos pass through the cascade", told, parts)
+    return drawing(WIDTH, round(bottom), "How the photos pass through the cascade", told, parts)
 
 
 def latency(report: Report) -> Markup:
@@ -69,15 +69,15 @@ def latency(report: Report) -> Markup:
         y = 10 + index * height
         mark = "total" if part == "total" else "part"
         parts += [
-            _text(left - 12, y + 16, text.short_name(part), "name", "end"),
-            _rect(left, y + 3, max(one.p50 * scale, 1.5), 18, f"bar {mark}"),
-            _rect(left, y + 10, one.p90 * scale, 4, f"whisker {mark}"),
-            _rect(left + one.p90 * scale - 1, y + 5, 2, 14, f"mark {mark}"),
-            _rect(left + one.p99 * scale - 1, y + 8, 2, 8, f"mark faint {mark}"),
-            _text(left + one.p99 * scale + 10, y + 17, text.milliseconds(one.p50), "value"),
+            words(left - 12, y + 16, text.short_name(part), "name", "end"),
+            rect(left, y + 3, max(one.p50 * scale, 1.5), 18, f"bar {mark}"),
+            rect(left, y + 10, one.p90 * scale, 4, f"whisker {mark}"),
+            rect(left + one.p90 * scale - 1, y + 5, 2, 14, f"mark {mark}"),
+            rect(left + one.p99 * scale - 1, y + 8, 2, 8, f"mark faint {mark}"),
+            words(left + one.p99 * scale + 10, y + 17, text.milliseconds(one.p50), "value"),
         ]
     told = "; ".join(f"{part} p50 {text.milliseconds(one.p50)}" for part, one in rows)
-    return _svg(WIDTH, 16 + len(rows) * height, "Latency by part", told, parts)
+    return drawing(WIDTH, 16 + len(rows) * height, "Latency by part", told, parts)
 
 
 def latency_rows(report: Report) -> list[tuple[str, Latency]]:
@@ -108,25 +108,25 @@ def trade_off(report: Report) -> Markup:
         y_value = y_low + (y_high - y_low) * index / 4
         x_value = x_low + (x_high - x_low) * index / 4
         x, y = at(x_value, y_value)
-        parts.append(_rect(left, y, WIDTH - left - right, 1, "grid"))
-        parts.append(_text(left - 10, y + 4, text.percent(y_value), "tick", "end"))
-        parts.append(_text(x, top + height + 22, text.macs(x_value), "tick", "middle"))
-    parts.append(_text(WIDTH - right, top + height + 44, "MACs a photo", "axis", "end"))
-    parts.append(_text(left, top - 4, "top-1", "axis"))
+        parts.append(rect(left, y, WIDTH - left - right, 1, "grid"))
+        parts.append(words(left - 10, y + 4, text.percent(y_value), "tick", "end"))
+        parts.append(words(x, top + height + 22, text.macs(x_value), "tick", "middle"))
+    parts.append(words(WIDTH - right, top + height + 44, "MACs a photo", "axis", "end"))
+    parts.append(words(left, top - 4, "top-1", "axis"))
     path = " ".join(
         f"{'L' if i else 'M'}{_n(x)} {_n(y)}"
         for i, (x, y) in enumerate(at(*point) for point in points)
     )
     parts.append(Markup('<path class="curve" d="{}"/>').format(path))
     for x, y in (at(*point) for point in points):
-        parts.append(_circle(x, y, 3, "dot"))
+        parts.append(circle(x, y, 3, "dot"))
     x, y = at(*own)
-    parts.append(_circle(x, y, 7, "own"))
+    parts.append(circle(x, y, 7, "own"))
     anchor = "end" if x > WIDTH * 0.7 else "start"
-    parts.append(_text(x + (-14 if anchor == "end" else 14), y + 22, "this job", "name", anchor))
+    parts.append(words(x + (-14 if anchor == "end" else 14), y + 22, "this job", "name", anchor))
     told = f"from {text.percent(points[0][1])} at {text.macs(points[0][0])} MACs"
     told += f" to {text.percent(points[-1][1])} at {text.macs(points[-1][0])} MACs"
-    return _svg(WIDTH, top + height + 52, "Accuracy against computation", told, parts)
+    return drawing(WIDTH, top + height + 52, "Accuracy against computation", told, parts)
 
 
 def peers(report: Report) -> Markup:
@@ -140,19 +140,19 @@ def peers(report: Report) -> Markup:
     for one in rows:
         if one.network != network:
             network = one.network
-            parts.append(_text(left, y + 18, text.short_name(network), "name"))
+            parts.append(words(left, y + 18, text.short_name(network), "name"))
             y += head
         length = max(one.share * scale, 1.5)
         parts += [
-            _text(left - 12, y + 14, one.title, "name" if one.ours else "note", "end"),
-            _rect(left, y + 2, length, 15, f"bar {'part' if one.ours else 'total'}"),
-            _text(left + length + 10, y + 15, f"{one.share:.2f}", "value"),
+            words(left - 12, y + 14, one.title, "name" if one.ours else "note", "end"),
+            rect(left, y + 2, length, 15, f"bar {'part' if one.ours else 'total'}"),
+            words(left + length + 10, y + 15, f"{one.share:.2f}", "value"),
         ]
         y += height
-    parts.insert(0, _rect(left + scale, 8, 1, y - 8, "grid"))
+    parts.insert(0, rect(left + scale, 8, 1, y - 8, "grid"))
     told = "; ".join(f"{one.network} in {one.title} {one.share:.2f}" for one in rows)
     title = "Time" if report.peers and report.peers.measured == "time" else "Cycles"
-    return _svg(WIDTH, round(y + 8), f"{title} against ONNX Runtime", told, parts)
+    return drawing(WIDTH, round(y + 8), f"{title} against ONNX Runtime", told, parts)
 
 
 def _padded(low: float, high: float, share: float) -> tuple[float, float]:
@@ -160,7 +160,8 @@ def _padded(low: float, high: float, share: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _svg(width: int, height: int, title: str, description: str, parts: list[Markup]) -> Markup:
+def drawing(width: int, height: int, title: str, description: str, parts: list[Markup]) -> Markup:
+    """A whole drawing; `title` and `description` are for those who do not see it."""
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}: {}">{}</svg>').format(
         width, height, title, description, Markup("").join(parts)
     )
@@ -189,22 +190,25 @@ def _link(start: Corner, end: Corner, height: float, colour: str) -> Markup:
 
 
 def _label(x: float, y: float, first: str, second: str) -> list[Markup]:
-    return [_text(x, y, first, "name"), _text(x, y + 20, second, "note")]
+    return [words(x, y, first, "name"), words(x, y + 20, second, "note")]
 
 
-def _text(x: float, y: float, content: str, kind: str, anchor: str = "start") -> Markup:
+def words(x: float, y: float, content: str, kind: str, anchor: str = "start") -> Markup:
+    """A line of text; `kind` is its class in the style sheet."""
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
         kind, _n(x), _n(y), anchor, escape(content)
     )
 
 
-def _rect(x: float, y: float, width: float, height: float, kind: str) -> Markup:
+def rect(x: float, y: float, width: float, height: float, kind: str) -> Markup:
+    """A rectangle of that class."""
     return Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>').format(
         kind, _n(x), _n(y), _n(width), _n(height)
     )
 
 
-def _circle(x: float, y: float, radius: float, kind: str) -> Markup:
+def circle(x: float, y: float, radius: float, kind: str) -> Markup:
+    """A circle of that class."""
     return Markup('<circle class="{}" cx="{}" cy="{}" r="{}"/>').format(
         kind, _n(x), _n(y), _n(radius)
     )

@@ -20,6 +20,21 @@ TEMPLATES = Path(__file__).parent / "templates"
 SLOWEST = 12
 
 
+def environment() -> Environment:
+    """What fills in a page's template: everything is escaped, and nothing may be missing."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        percent=text.percent, macs=text.macs, ms=text.milliseconds, mb=text.megabytes
+    )
+    return made
+
+
 def page_examples(material: Material) -> list[Example]:
     """The photos that the page shows, out of what the report was made of.
 
@@ -33,27 +48,21 @@ def page_examples(material: Material) -> list[Example]:
 
 def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
     """The page as HTML. Everything that comes from the report is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=text.percent, macs=text.macs, ms=text.milliseconds, mb=text.megabytes
-    )
     stages = [[one for one in examples if one.stage == i] for i in range(len(report.stages))]
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        stages=stages,
-        charts=charts,
-        text=text,
-        cycles_of=cycles_of,
-        heaviest=heaviest_layers(report.layers or []),
-        timed=any(layer.p50_ms is not None for layer in report.layers or []),
-        short_name=text.short_name,
-        zip=zip,
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            stages=stages,
+            charts=charts,
+            text=text,
+            cycles_of=cycles_of,
+            heaviest=heaviest_layers(report.layers or []),
+            timed=any(layer.p50_ms is not None for layer in report.layers or []),
+            short_name=text.short_name,
+            zip=zip,
+        )
     )
 
 

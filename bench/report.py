@@ -23,6 +23,7 @@ from . import sections
 from .accuracy import Labelled, agreement, match
 from .board_run import BoardRun
 from .peer_facts import peers_facts
+from .photo_facts import photo_facts
 from .precision import precision_facts
 from .schema import AgreementFacts, Latency, Memory, Report, RunFacts
 
@@ -89,6 +90,7 @@ def _report(material: Material, manifest: Manifest) -> Report:
     if material.compression is None:
         missing["compression"] = "the cascade folder has no compression.json"
     identity = measured["identity"]
+    curve = sections.trade_off_curve(manifest.cascade, answers, reference, missing)
     software = {key: identity[key] for key in ("python", "numpy", "pillow", "jpeg")}
     return Report(
         name=material.name,
@@ -116,7 +118,7 @@ def _report(material: Material, manifest: Manifest) -> Report:
         bundle=sections.bundle_facts(material.bundle, manifest),
         tuning=sections.tuning(manifest, material.database, missing),
         layers=sections.layers(manifest, measured["operators"], missing),
-        trade_off=sections.trade_off_curve(manifest.cascade, answers, reference, missing),
+        trade_off=curve,
         compression=material.compression,
         origin={**manifest.cascade.origin, **manifest.origin},
         failures=sections.failures(answers, reference),
@@ -124,13 +126,19 @@ def _report(material: Material, manifest: Manifest) -> Report:
             material.precision, material.quantization, manifest.cascade, missing
         ),
         peers=peers_facts(material.peers, missing),
+        photos=photo_facts(answers, reference, curve, len(manifest.cascade.stages)),
         not_measured=missing,
     )
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write report.json."""
-    write_text(path, report.model_dump_json(indent=2) + "\n")
+    """Write report.json, with each photo on a line of its own."""
+    document = report.model_dump(mode="json", exclude={"photos"})
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    if report.photos is not None:
+        rows = ",\n".join(f"    {photo.model_dump_json()}" for photo in report.photos)
+        text = text.removesuffix("\n}") + f',\n  "photos": [\n{rows}\n  ]\n}}'
+    write_text(path, text + "\n")
 
 
 def read_report(path: Path) -> Report:

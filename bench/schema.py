@@ -324,6 +324,30 @@ class Peers(_Part):
     networks: list[PeerNetwork]
 
 
+class PhotoFacts(_Part):
+    """One answered photo, so that two reports can be compared photo by photo.
+
+    Attributes:
+        photo: the first 16 digits of its file's SHA-256.
+        target: class index of what is on it; `answer` of what was said.
+        rank: of the right class among the five most probable, from 1; 0 where it is not there.
+        stage: index of the member that answered.
+        ms: milliseconds of each part, one for each run.
+        confidences: after each member, the last one too, whichever of them answered; empty where
+            not all ran. They are those of `trade_off.source`.
+        right: whether the answer after each of these members is right.
+    """
+
+    photo: str
+    target: Count
+    answer: Count
+    rank: Annotated[int, Field(ge=0, le=5)]
+    stage: Count
+    ms: dict[str, list[float]]
+    confidences: list[Fraction]
+    right: list[bool]
+
+
 class Failure(_Part):
     """A photo that could not be classified, or something else that went wrong."""
 
@@ -343,6 +367,7 @@ class Report(_Part):
         compression: what compression measured on the way (`compression.json`).
         precision: absent where all is float32.
         peers: absent where no engines were compared.
+        photos: every answered photo; absent in reports of older releases.
     """
 
     schema_version: Literal[1] = 1
@@ -369,18 +394,19 @@ class Report(_Part):
     not_measured: dict[str, str]
     precision: Precision | None = None
     peers: Peers | None = None
+    photos: list[PhotoFacts] | None = None
 
     @model_serializer(mode="wrap")
     def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document = handler(self)
-        for name in ("precision", "peers"):
+        for name in ("precision", "peers", "photos"):
             if getattr(self, name) is None:
                 document.pop(name, None)
         return document
 
     @model_validator(mode="after")
     def _reasoned(self) -> Report:
-        nulls = _nulls(self.model_dump(exclude={"compression", "not_measured"}))
+        nulls = _nulls(self.model_dump(exclude={"compression", "not_measured", "photos"}))
         paths = [*nulls, *(["compression"] if self.compression is None else [])]
         for path in paths:
             if not any(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .schema import RunFacts, Scores
 
 NOTHING = "not measured"
+NONE = "\N{EN DASH}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -53,3 +54,41 @@ def cpus(run: RunFacts) -> str:
 def short_name(network: str) -> str:
     """A network's name without its underscores."""
     return network.replace("_", " ")
+
+
+_UNITS = {"points": "points", "ms": "ms", "M": "M", "MiB": "MiB", "MB": "MB"}
+
+
+def value(number: float | None, unit: str) -> str:
+    """A number of a comparison in its unit: "81.2 %", "12.7 ms"; a dash where there is none."""
+    if number is None:
+        return NONE
+    if unit == "points":
+        return f"{number:.1f} %"
+    return f"{_three(number)} {_UNITS[unit]}"
+
+
+def signed(number: float | None, unit: str) -> str:
+    """A change: "-0.4 points", "+1.25 ms"; a dash where there is none."""
+    if number is None:
+        return NONE
+    if unit == "points":
+        return f"{_zero(number, 2):+.2f} points"
+    return f"{'+' if number > 0 else ''}{_three(number)} {_UNITS[unit]}"
+
+
+def signed_percent(share: float | None) -> str:
+    """A relative change: "+12.3 %"; a dash where there is none."""
+    return NONE if share is None else f"{_zero(share * 100, 1):+.1f} %"
+
+
+def _zero(number: float, digits: int) -> float:
+    """What rounds to zero has no sign."""
+    return 0.0 if round(number, digits) == 0 else number
+
+
+def _three(number: float) -> str:
+    """Three figures, and no exponent before it is needed."""
+    if number == 0:
+        return "0"
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"

@@ -8,7 +8,7 @@ import typer
 
 from edgecompress import __version__
 
-from . import bench, boards, data, doctor, export, jobs
+from . import bench, boards, data, doctor, export, jobs, report
 
 app = typer.Typer(
     name="edgecompress",
@@ -44,6 +44,7 @@ jobs.register(app)
 export.register(app)
 doctor.register(app)
 app.add_typer(bench.app, name="bench")
+app.add_typer(report.app, name="report")
 app.add_typer(boards.app, name="boards")
 app.add_typer(data.app, name="data")
 

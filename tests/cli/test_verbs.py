@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["run", "compress", "export", "quantize", "tune", "compile", "deploy", "report", "doctor"]
+VERBS = ["run", "compress", "export", "quantize", "tune", "compile", "deploy", "doctor"]
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def edgecompress(*argv: str) -> subprocess.CompletedProcess[str]:
 
 
 SUB_VERBS = ["boards add", "boards start", "data", "data get"]
-SUB_VERBS += ["bench peers", "bench layers", "bench tune"]
+SUB_VERBS += ["bench peers", "bench layers", "bench tune", "report compare"]
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *SUB_VERBS])

@@ -1,0 +1,181 @@
+"""`edgecompress report`: a job's report, and what reports say together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from edgecompress.errors import GateError, InputError
+from edgecompress.files import write_text
+
+from . import jobs, show
+from .verb import Json, example, verb
+
+if TYPE_CHECKING:
+    from ..bench.compare import Comparison, Row
+    from ..bench.gates import Verdict
+    from ..bench.schema import Report
+
+_JOB = "job"
+REPORT = "report.json"
+
+
+class _JobUnlessNamed(TyperGroup):
+    """`report JOB.toml` is `report job JOB.toml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `job` before what is no command of the group."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [_JOB, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_JobUnlessNamed,
+    no_args_is_help=True,
+    help="Tell: a job's report, or what several reports say together.",
+    epilog=example(
+        "edgecompress report examples/demo.toml",
+        "edgecompress report compare out/before/report.json out/after/report.json",
+    ),
+)
+jobs.add(app, "report", _JOB)
+
+First = Annotated[Path, typer.Argument(metavar="A.json", help="The report to hold against.")]
+Second = Annotated[Path, typer.Argument(metavar="B.json", help="The report that is judged.")]
+FailIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-if",
+        help="A condition such as 'p50 > +5%' or 'top1 < -0.5'; again for more. Where one holds,"
+        " the exit code is 6.",
+    ),
+]
+Page = Annotated[Path | None, typer.Option("--out", "-o", help="Write the comparison as a page.")]
+Markdown = Annotated[
+    Path | None, typer.Option("--markdown", help="Write the comparison as Markdown.")
+]
+
+
+@app.command(
+    "compare",
+    epilog=example(
+        "edgecompress report compare out/before/report.json out/after/report.json"
+        " --fail-if 'p50 > +5%'",
+    ),
+)
+@verb
+def _compare(
+    first: First,
+    second: Second,
+    *,
+    fail_if: FailIf = None,
+    out: Page = None,
+    markdown: Markdown = None,
+    as_json: Json = False,
+) -> Any:
+    """Compare two reports, number by number, and say what can be chance."""
+    from ..bench import gates
+    from ..bench.compare import compare
+    from ..bench.compare_page import write_comparison
+    from ..bench.markdown import comparison_markdown
+
+    conditions = [gates.parse(text) for text in fail_if or ()]
+    comparison = compare(read(first), read(second), (first, second))
+    verdicts = gates.check(comparison, conditions)
+    if out is not None:
+        write_comparison(comparison, writable(out), verdicts)
+    if markdown is not None:
+        write_text(writable(markdown), comparison_markdown(comparison, verdicts))
+    failed = [verdict for verdict in verdicts if verdict.failed]
+    if as_json:
+        conditions_told = [
+            {"condition": one.condition, "failed": one.failed, "reason": one.reason}
+            for one in verdicts
+        ]
+        # One document, also where a condition failed: the exit code says that.
+        show.document({**comparison.to_json(), "conditions": conditions_told})
+        raise typer.Exit(GateError.exit_code if failed else 0)
+    _show(comparison, verdicts)
+    for path in (out, markdown):
+        if path is not None:
+            show.say(f"comparison: {path}")
+    if failed:
+        told = "; ".join(f"{one.condition} ({one.reason})" for one in failed)
+        raise GateError(
+            f"{len(failed)} of {len(verdicts)} conditions failed: {told}",
+            "docs/reports.md says what a condition means",
+        )
+    return None
+
+
+def read(path: Path) -> Report:
+    """A report: its file, or the job's folder that it lies in.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    from ..bench.report import read_report
+
+    return read_report(path / REPORT if path.is_dir() else path)
+
+
+def writable(path: Path) -> Path:
+    """`path`, where a file can be written.
+
+    Raises:
+        InputError: it is a folder, or its folder cannot be made.
+    """
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder", "give a file's name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror}", "give another file's name"
+        ) from error
+    return path
+
+
+def _show(comparison: Comparison, verdicts: list[Verdict]) -> None:
+    a, b = comparison.a, comparison.b
+    for letter, side in (("A", a), ("B", b)):
+        emulated = ", emulated" if side.emulated else ""
+        show.say(
+            f"{letter}: {side.name} on {side.board}{emulated}, {side.precision},"
+            f" {side.n} photos of {side.photos}"
+        )
+    for note in comparison.notes:
+        show.say(f"{'! ' if note.kind == 'blocks' else '  '}{note.text}")
+    if comparison.pairing:
+        show.say(f"  Photos are not paired: {comparison.pairing}.")
+    columns = ["number", ">A", ">B", ">change", ">relative", "95 % interval", "verdict"]
+    rows = [_cells(row) for row in comparison.rows if row.group != "layers"]
+    show.table("B against A", columns, rows)
+    layers = [row for row in comparison.rows if row.group == "layers"]
+    compared = [row for row in layers if row.change is not None]
+    if compared:
+        compared.sort(key=lambda row: -abs(row.change or 0.0))
+        show.table("Layers that changed most", columns, [_cells(row) for row in compared[:10]])
+    for verdict in verdicts:
+        show.say(
+            f"{'failed' if verdict.failed else 'passed'}: {verdict.condition}: {verdict.reason}"
+        )
+
+
+def _cells(row: Row) -> list[str]:
+    from ..bench import text
+    from ..bench.compare_page import interval
+
+    return [
+        row.key,
+        text.value(row.a, row.unit),
+        text.value(row.b, row.unit),
+        text.signed(row.change, row.unit),
+        text.signed_percent(row.relative),
+        interval(row),
+        row.verdict or row.why,
+    ]
