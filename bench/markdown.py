@@ -10,7 +10,7 @@ from .compare import Comparison, Row
 from .compare_page import interval
 from .gates import Verdict
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~@])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~@&])")
 
 
 def escape(content: str) -> str:

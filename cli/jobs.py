@@ -25,7 +25,7 @@ VERBS = {
     "compile": ("compile", "Cross-compile the cascade and build the bundle.", summary.compile_),
     "deploy": ("deploy", "Put the bundle on the board and have it checked there.", summary.deploy),
     "bench": ("peers", "Classify the job's photos on the board.", summary.bench),
-    "report": ("report", "Write report.json and report.html.", summary.report),
+    "report": ("report", "Write report.json, report.html and report.md.", summary.report),
 }
 
 

@@ -108,6 +108,11 @@ class Run:
         """The report for people."""
         return self.space.path("report.html")
 
+    @property
+    def markdown(self) -> Path:
+        """The report for a pull request."""
+        return self.space.path("report.md")
+
     def networks(self) -> list[Path]:
         """The ONNX files that are compiled."""
         return sorted(self.deployed.glob("*.onnx"))
@@ -362,10 +367,11 @@ def peers(run: Run) -> None:
 
 
 def report(run: Run) -> None:
-    """Write report.json and report.html from what the other steps left."""
+    """Write report.json, report.html and report.md from what the other steps left."""
     from ..bench.board_run import read_board_run
     from ..bench.page import page_examples, write_page
     from ..bench.report import Material, build_report, write_report
+    from ..bench.report_markdown import write_markdown
     from ..runner.records import read_records
 
     material = Material(
@@ -384,6 +390,7 @@ def report(run: Run) -> None:
     built = build_report(material)
     write_report(built, run.report)
     write_page(built, run.page, page_examples(material))
+    write_markdown(built, run.markdown)
 
 
 Step = Callable[[Run], None]

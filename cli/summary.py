@@ -214,8 +214,9 @@ def report(run: Run, as_json: bool) -> Any:
         show.table("Time by part" + _EMULATED * told.emulated, _PARTS, _times(told))
         if told.peers:
             _show_peers(told.peers)
-        show.say(f"report: {run.report}\n        {run.page}")
-    return {"report": str(run.report), "page": str(run.page), **told.model_dump(mode="json")}
+        show.say(f"report: {run.report}\n        {run.page}\n        {run.markdown}")
+    files = {"report": run.report, "page": run.page, "markdown": run.markdown}
+    return {**{name: str(path) for name, path in files.items()}, **told.model_dump(mode="json")}
 
 
 _EMULATED = " (emulated CPU: not comparable with any other)"
