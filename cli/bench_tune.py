@@ -107,7 +107,7 @@ def _tune(
         require_float16(where)
     by = cost or (Cost.CYCLES if where.kind == "virtual" else Cost.TIME)
     estimate = cycle_estimate(where) if by is Cost.CYCLES else None
-    half = {"precision": "float16"} if precision is OtherPrecision.FLOAT16 else {}
+    half: dict[str, Any] = {"precision": "float16"} if precision is OtherPrecision.FLOAT16 else {}
     with networks(models, where, precision) as files:
         result = tune_networks(
             files,

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from edgecompress import events
 from edgecompress.errors import BoardError
 
-from .measure import Argument, Measuring, Outcome
+from .measure import Argument, Estimate, Measuring, Outcome
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class Job(Generic[T]):
 
 
 class Farm:
-    """The boards, or estimators, that measure, by name. A context manager: it ends their servers.
+    """The boards that measure, by name. A context manager: it ends their servers.
 
     A board that fails is left out from then on, with a warning, as long as another one is left.
 
@@ -113,6 +113,38 @@ class Farm:
                 raise _none_left(broken)
         for name in broken:
             self._meters.pop(name).close()
+
+
+class Estimates:
+    """In the place of a farm: what is given to it is estimated, all at once. A context manager.
+
+    Attributes:
+        boards, measured: as a farm's that has no boards.
+    """
+
+    def __init__(self, estimate: Estimate) -> None:
+        self._estimate = estimate
+        self.boards: tuple[str, ...] = ()
+        self.measured: Counter[str] = Counter()
+
+    def __enter__(self) -> Estimates:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._estimate.close()
+
+    def measure(
+        self,
+        jobs: Sequence[Job[T]],
+        done: Callable[[T, Outcome], None],
+        in_time: Callable[[], bool],
+    ) -> None:
+        """Estimate jobs, if there is time, and call `done` for each."""
+        if not in_time():
+            return
+        outcomes = self._estimate([(job.library, job.arguments) for job in jobs])
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            done(job.item, outcome)
 
 
 def _left_out(name: str, error: BoardError, left: Sequence[str]) -> str:

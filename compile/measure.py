@@ -87,7 +87,7 @@ class Outcome:
 
 
 class Measuring(Protocol):
-    """What measures candidates: a board (`Meter`), or an estimate (`Estimator`)."""
+    """What measures candidates on one board (`Meter`)."""
 
     def measure(self, library: Path, arguments: Sequence[Argument]) -> Outcome:
         """Measure the function `main` of a library."""
@@ -98,21 +98,19 @@ class Measuring(Protocol):
         ...
 
 
-Estimate = Callable[[Path, Sequence[Argument]], Outcome]
+BuiltKernel = tuple[Path, Sequence[Argument]]  # a candidate's library, and what its `main` takes
 
 
-@dataclass(frozen=True)
-class Estimator:
-    """Scores candidates without a board."""
+class Estimate(Protocol):
+    """Scores candidates without a board, a batch at once."""
 
-    estimate: Estimate
-
-    def measure(self, library: Path, arguments: Sequence[Argument]) -> Outcome:
-        """Estimate the function `main` of a library."""
-        return self.estimate(library, arguments)
+    def __call__(self, batch: Sequence[BuiltKernel]) -> list[Outcome]:
+        """Estimate the functions `main` of libraries, in order. Failures are results."""
+        ...
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Give back what it holds."""
+        ...
 
 
 class Meter:

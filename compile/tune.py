@@ -21,8 +21,8 @@ from edgecompress.errors import UsageError
 from ..targets import require_supported
 from .builder import Builder
 from .database import open_database, workload_key
-from .farm import Farm
-from .measure import Estimate, Estimator, Measuring, Meter, OpenEndpoint, Timing
+from .farm import Estimates, Farm
+from .measure import Estimate, Meter, OpenEndpoint, Timing
 from .records import append_records
 from .tuner import Tuner, measured_as
 from .tuning import Budget, TuningResult, TuningTask
@@ -108,8 +108,8 @@ def tune_tasks(
             name, one for each board, where there are several.
         database: file of tuning records, made where it is missing.
         timing: how candidates are timed; by default what suits the board.
-        estimate: scores candidates without a board; then `open_endpoint` is not called, and the
-            records are marked as `cost`.
+        estimate: scores candidates without a board, and is closed at the end; then `open_endpoint`
+            is not called, and the records are marked as `cost`.
         threads: that a kernel has, for estimates; None is one for each core. On a board it is the
             endpoint's number of CPUs.
 
@@ -118,15 +118,6 @@ def tune_tasks(
         CompileError: an untuned schedule does not work, or nothing can be linked for the board.
         InputError: the database is damaged or cannot be written.
     """
-    endpoints = {board.name: open_endpoint} if callable(open_endpoint) else open_endpoint
-    meters: dict[str, Measuring]
-    if estimate is not None:
-        meters = {f"estimate {i + 1}": Estimator(estimate) for i in range(os.cpu_count() or 1)}
-    elif endpoints:
-        timing = timing or default_timing(board)
-        meters = {name: Meter(one, timing) for name, one in endpoints.items()}
-    else:
-        raise UsageError("tuning needs a board to measure on")
     append_records(database, ())  # fails now rather than after the first measurement
     measured = measured_as(board) if estimate is None else "cost"
     records, budget = open_database(database, board), budget or Budget()
@@ -135,11 +126,27 @@ def tune_tasks(
     with (
         tempfile.TemporaryDirectory(prefix="edgecompress-tune-") as folder,
         Builder(board, Path(folder), min(8, os.cpu_count() or 1)) as builder,
-        Farm(meters) as farm,
+        _farm(open_endpoint, board, timing, estimate) as farm,
         events.task(f"tuning for {board.name}", total=1.0) as progress,
     ):
         tuner.drive(builder, farm, progress)
     return tuner.result()
+
+
+def _farm(
+    open_endpoint: OpenEndpoint | Mapping[str, OpenEndpoint],
+    board: Board,
+    timing: Timing | None,
+    estimate: Estimate | None,
+) -> Farm | Estimates:
+    """What measures; arguments as of `tune_tasks`."""
+    if estimate is not None:
+        return Estimates(estimate)
+    endpoints = {board.name: open_endpoint} if callable(open_endpoint) else open_endpoint
+    if not endpoints:
+        raise UsageError("tuning needs a board to measure on")
+    timing = timing or default_timing(board)
+    return Farm({name: Meter(one, timing) for name, one in endpoints.items()})
 
 
 def default_timing(board: Board) -> Timing:

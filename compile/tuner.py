@@ -11,7 +11,7 @@ from edgecompress.errors import CompileError
 
 from .builder import Builder
 from .database import Database, target_key, workload_key
-from .farm import Farm, Job
+from .farm import Estimates, Farm, Job
 from .measure import Argument, Outcome
 from .records import Measured, Record
 from .search import Candidate, MisfitError, Search
@@ -109,7 +109,7 @@ class Tuner:
         self._measured = 0
         self._first = 0.0  # when the first candidate had been measured
 
-    def drive(self, builder: Builder, farm: Farm, progress: events.Task) -> None:
+    def drive(self, builder: Builder, farm: Farm | Estimates, progress: events.Task) -> None:
         """Measure until the budget or the spaces end."""
         self._progress, self._farm = progress, farm
         if self._budget.trials is not None and self._budget.trials < len(self._kernels):
@@ -162,7 +162,7 @@ class Tuner:
             return "seconds"
         return ""
 
-    def _measure(self, trials: list[_Trial], builder: Builder, farm: Farm) -> None:
+    def _measure(self, trials: list[_Trial], builder: Builder, farm: Farm | Estimates) -> None:
         if self._budget.trials is not None:
             trials = trials[: self._budget.trials - self._measured]
         if not trials or self._ended():

@@ -2,7 +2,7 @@
  *
  * A mark is a system call with a number that Linux does not have; its first argument is a label. Label
  * 0 sets all counts back to zero; any other writes them to the file as a section of that label, then
- * sets them back. A section is the line `section LABEL`, then one line a block that has run:
+ * sets them back. It appends, so that who has read a section may cut the file. A section is the line `section LABEL`, then one line a block that has run:
  * the runs, and its instructions as hexadecimal words.
  *
  * QEMU's own header is not packaged by Debian: version 1 of its interface, as far as it is used here,
@@ -91,7 +91,7 @@ EXPORTED int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, i
                                  char **argv) {
     (void)info;
     for (int i = 0; i < argc; i++)
-        if (!strncmp(argv[i], OPTION, strlen(OPTION))) out = fopen(argv[i] + strlen(OPTION), "w");
+        if (!strncmp(argv[i], OPTION, strlen(OPTION))) out = fopen(argv[i] + strlen(OPTION), "a");
     if (!out) return 1;
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
     qemu_plugin_register_vcpu_syscall_cb(id, called);

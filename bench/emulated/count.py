@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +64,98 @@ def counted(
     Raises:
         BoardError: this machine lacks something, or the program failed.
     """
+    with tempfile.TemporaryDirectory(prefix="edgecompress-count-") as folder:
+        sections = Path(folder) / "sections.txt"
+        command = _command(argv, sections, board)
+        try:
+            done = subprocess.run(
+                command,
+                env=_environment(env, cpu),
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise _too_long(argv, timeout) from None
+        if done.returncode != 0:
+            raise _failed(argv, done.stderr, done.returncode)
+        return read_sections(sections.read_text().splitlines()), done.stdout
+
+
+class CountedServer:
+    """An arm64 program that stays, and answers lines with lines, counted.
+
+    Args:
+        argv, env, cpu, board: as of `counted`.
+
+    Raises:
+        BoardError: this machine lacks something.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], cpu: str = "max", board: str = DISK_OF
+    ) -> None:
+        self._argv = argv
+        self._folder = tempfile.TemporaryDirectory(prefix="edgecompress-count-")
+        self._sections = Path(self._folder.name) / "sections.txt"
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
+        self._said = b""
+        self._process = subprocess.Popen(
+            _command(argv, self._sections, board),
+            env=_environment(env, cpu),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+
+    def ask(self, line: str, timeout: float) -> tuple[str, dict[int, Counts]]:
+        """Give it a line; the line it answers, and the counts of each label marked until then.
+
+        Raises:
+            BoardError: it ended, or took longer than `timeout` seconds: then it is killed.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.flush()
+        except OSError:
+            raise self._end() from None
+        answer = self._line(timeout)
+        sections = read_sections(self._sections.read_text().splitlines())
+        os.truncate(self._sections, 0)  # the plugin appends
+        return answer, sections
+
+    def close(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def _line(self, timeout: float) -> str:
+        assert self._process.stdout is not None
+        descriptor, end = self._process.stdout.fileno(), time.monotonic() + timeout
+        while b"\n" not in self._said:
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                self._process.kill()
+                raise _too_long(self._argv, timeout)
+            more = os.read(descriptor, 1 << 16)
+            if not more:
+                raise self._end()
+            self._said += more
+        line, _, self._said = self._said.partition(b"\n")
+        return line.decode()
+
+    def _end(self) -> BoardError:
+        """Why it has ended."""
+        status = self._process.wait()
+        self._errors.seek(0)
+        return _failed(self._argv, self._errors.read().decode(errors="replace"), status)
+
+
+def _command(argv: Sequence[str], sections: Path, board: str) -> list[str]:
+    """The command that runs a program of a board's disk, counted into a file."""
     reason = why_not()
     if reason:
         raise BoardError(
@@ -69,24 +163,21 @@ def counted(
             f"sudo apt-get install --no-install-recommends {' '.join(APT_PACKAGES)}",
         )
     tree = disk(board)
-    with tempfile.TemporaryDirectory(prefix="edgecompress-count-") as folder:
-        sections = Path(folder) / "sections.txt"
-        command = [QEMU, "-L", str(tree), "-plugin", f"{_plugin()},out={sections}"]
-        try:
-            done = subprocess.run(
-                [*command, str(tree / argv[0]), *argv[1:]],
-                env={**env, "QEMU_CPU": cpu, "PATH": os.defpath},
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise BoardError(f"{argv[0]} took longer than {timeout:g} s under emulation") from None
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise BoardError(f"{argv[0]} failed under emulation: {last}")
-        return read_sections(sections.read_text().splitlines()), done.stdout
+    plugin = f"{_plugin()},out={sections}"
+    return [QEMU, "-L", str(tree), "-plugin", plugin, str(tree / argv[0]), *argv[1:]]
+
+
+def _environment(env: Mapping[str, str], cpu: str) -> dict[str, str]:
+    return {**env, "QEMU_CPU": cpu, "PATH": os.defpath}
+
+
+def _too_long(argv: Sequence[str], timeout: float) -> BoardError:
+    return BoardError(f"{argv[0]} took longer than {timeout:g} s under emulation")
+
+
+def _failed(argv: Sequence[str], said: str, status: int) -> BoardError:
+    last = (said.strip().splitlines() or [f"exit status {status}"])[-1]
+    return BoardError(f"{argv[0]} failed under emulation: {last}")
 
 
 def read_sections(lines: Iterable[str]) -> dict[int, Counts]:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from filelock import FileLock
 
@@ -58,7 +59,12 @@ def shown_cores(own: str) -> tuple[str, ...]:
 
 
 def cost(counts: Counts, core: str) -> Cost:
-    """Executed instructions and estimated cycles of a section.
+    """Executed instructions and estimated cycles of a section; arguments and errors as `costs`."""
+    return costs([counts], core)[0]
+
+
+def costs(sections: Sequence[Counts], core: str) -> list[Cost]:
+    """What sections cost, in order; their blocks are analysed together.
 
     Args:
         core: one of `MODELS`.
@@ -66,16 +72,26 @@ def cost(counts: Counts, core: str) -> Cost:
     Raises:
         BoardError: LLVM's tools are not installed.
     """
-    total = instructions(counts)
-    hot, done = [], 0
+    hot = [_hot(counts) for counts in sections]
+    cycles = _cycles(list(chain.from_iterable(hot)), core)
+    found = []
+    for counts, codes in zip(sections, hot, strict=True):
+        total = instructions(counts)
+        done = instructions({code: counts[code] for code in codes})
+        spent = sum(counts[code] * cycles[code] for code in codes)
+        found.append(Cost(total, spent * total / done if done else 0.0))
+    return found
+
+
+def _hot(counts: Counts) -> list[str]:
+    """The blocks that are analysed: those that execute most, until enough is covered."""
+    total, hot, done = instructions(counts), [], 0
     for code, runs in sorted(counts.items(), key=lambda item: -item[1] * len(item[0])):
         if done >= COVERED * total:
             break
         hot.append(code)
         done += runs * len(code) // 8
-    cycles = _cycles(hot, core)
-    spent = sum(counts[code] * cycles[code] for code in hot)
-    return Cost(total, spent * total / done if done else 0.0)
+    return hot
 
 
 def _cycles(blocks: Sequence[str], core: str) -> dict[str, float]:

@@ -1,27 +1,36 @@
-"""What a candidate of tuning costs, for those who have no board: estimated cycles of one core."""
+"""What candidates of tuning cost, for those who have no board: estimated cycles of one core.
+
+A few emulated Pythons run the candidates of a batch one after the other (`kernel_server.py`); then
+the blocks of all of them are analysed together.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 from edgecompress.errors import BoardError, UsageError
 from edgecompress.files import building, cache_dir, sha256_json
 
-from ...compile.measure import Argument, Outcome
+from ...compile.measure import Argument, BuiltKernel, Outcome
 from ...targets import Board
 from ...targets.runtime import versions, write_runtime
-from .count import counted, why_not
-from .cycles import MODELS, cost
+from .count import CountedServer, Counts, why_not
+from .cycles import MODELS, costs
+from .kernel_server import LABEL
 
-PROGRAM = Path(__file__).with_name("kernel_program.py")
+PROGRAM = Path(__file__).with_name("kernel_server.py")
 PYTHON = "usr/bin/python3"
 _DEADLINE_S = 300.0
+_SERVED = 200  # the plugin keeps every block that ever ran, also of libraries that are gone
 
 
-def cycle_estimate(board: Board) -> Callable[[Path, Sequence[Argument]], Outcome]:
-    """A function that estimates a library's `main`, in seconds at the clock of the fastest core.
+def cycle_estimate(board: Board) -> CycleEstimate:
+    """What estimates libraries' `main`, in seconds at the clock of the board's fastest core.
 
     Raises:
         BoardError: this machine cannot count.
@@ -35,18 +44,106 @@ def cycle_estimate(board: Board) -> Callable[[Path, Sequence[Argument]], Outcome
         )
     if why_not():
         raise BoardError(f"cycles cannot be estimated: {why_not()}", "make counting")
-    runtime = _runtime(board)
+    return CycleEstimate(_runtime(board), core, board.fast.mhz, len(os.sched_getaffinity(0)))
 
-    def estimate(library: Path, arguments: Sequence[Argument]) -> Outcome:
-        argv = [PYTHON, str(PROGRAM), str(runtime), str(library), json.dumps(list(arguments))]
-        env = {"TVM_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+class CycleEstimate:
+    """Estimates batches of libraries (`compile.measure.Estimate`).
+
+    Args:
+        runtime: folder of the runtime's files.
+        core: one of `MODELS`.
+        mhz: its clock.
+        servers: emulated processes side by side.
+    """
+
+    def __init__(self, runtime: Path, core: str, mhz: float, servers: int) -> None:
+        self._core = core
+        self._hertz = mhz * 1e6
+        self._pool = ThreadPoolExecutor(servers, "estimate")
+        self._servers = [KernelServer(runtime) for _ in range(servers)]
+        self._idle: SimpleQueue[KernelServer] = SimpleQueue()
+        for server in self._servers:
+            self._idle.put(server)
+
+    def __call__(self, batch: Sequence[BuiltKernel]) -> list[Outcome]:
+        """Estimate the functions `main` of libraries, in order. Failures are results.
+
+        Raises:
+            BoardError: LLVM's tools are not installed.
+        """
+        results = list(self._pool.map(self._count, batch))
+        counts = [result for result in results if not isinstance(result, str)]
+        cycles = iter([cost.cycles for cost in costs(counts, self._core)])
+        return [
+            Outcome((), f"run: {result}")
+            if isinstance(result, str)
+            else Outcome((next(cycles) / self._hertz,))
+            for result in results
+        ]
+
+    def close(self) -> None:
+        """End the processes; what is running ends at once."""
+        for server in self._servers:
+            server.end()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _count(self, built: BuiltKernel) -> Counts | str:
+        server = self._idle.get()
         try:
-            sections, _ = counted(argv, env, timeout=_DEADLINE_S)
-        except BoardError as error:
-            return Outcome((), f"run: {error.message}")
-        return Outcome((cost(sections[1], core).cycles / (board.fast.mhz * 1e6),))
+            return server.count(*built)
+        finally:
+            self._idle.put(server)
 
-    return estimate
+
+class KernelServer:
+    """One emulated Python: started by the first candidate, and anew after each that crashes."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._runtime = runtime
+        self._process: CountedServer | None = None
+        self._served = 0
+        self._ended = False
+
+    def count(self, library: Path, arguments: Sequence[Argument]) -> Counts | str:
+        """The counts of one run of a library's `main`, or in one line why there are none.
+
+        With a process that others used before, a candidate that crashes has another try.
+        """
+        if self._served >= _SERVED:
+            self.stop()
+        used = self._served > 0
+        counts = self._try(library, arguments)
+        again = isinstance(counts, str) and used and self._process is None and not self._ended
+        return self._try(library, arguments) if again else counts
+
+    def end(self) -> None:
+        """End the process for good."""
+        self._ended = True
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process; the next candidate starts another."""
+        process, self._process, self._served = self._process, None, 0
+        if process is not None:
+            process.close()
+
+    def _try(self, library: Path, arguments: Sequence[Argument]) -> Counts | str:
+        try:
+            if self._process is None:
+                self._process = self._start()
+            line = json.dumps([str(library), list(arguments)])
+            answer, sections = self._process.ask(line, _DEADLINE_S)
+            failure = str(json.loads(answer)["failure"])
+        except BoardError as error:
+            self.stop()
+            return error.message
+        self._served += 1
+        return failure or sections[LABEL]
+
+    def _start(self) -> CountedServer:
+        env = {"TVM_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        return CountedServer([PYTHON, str(PROGRAM), str(self._runtime)], env)
 
 
 def _runtime(board: Board) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgecompress.compile.database import open_database
-from edgecompress.compile.measure import Argument, Outcome
+from edgecompress.compile.measure import Argument, BuiltKernel, Outcome
 from edgecompress.compile.records import read_records
 from edgecompress.compile.tune import tune_tasks
 from edgecompress.compile.tuner import idle_factor
@@ -65,23 +65,35 @@ def test_cores_that_wait(rows: int, parallel: bool, cores: int, factor: float) -
     assert idle_factor(scheduled(rows, parallel), cores) == pytest.approx(factor)
 
 
+class OneMillisecond:
+    """Estimates that every kernel takes a millisecond."""
+
+    def __init__(self) -> None:
+        self.seen: list[Sequence[Argument]] = []
+        self.batches = 0
+        self.closed = 0
+
+    def __call__(self, batch: Sequence[BuiltKernel]) -> list[Outcome]:
+        assert all(library.stat().st_size > 0 for library, _ in batch)
+        self.seen += [arguments for _, arguments in batch]
+        self.batches += 1
+        return [Outcome((1e-3,)) for _ in batch]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
 def test_estimates_are_marked_and_used_where_there_is_no_real_time(tmp_path: Path) -> None:
     """All candidates do the same work: what keeps all four cores busy is best."""
     import tvm
 
-    seen: list[Sequence[Argument]] = []
-
-    def estimate(library: Path, arguments: Sequence[Argument]) -> Outcome:
-        assert library.stat().st_size > 0
-        seen.append(arguments)
-        return Outcome((1e-3,))
-
+    estimate = OneMillisecond()
     board = load_board("rpi4b")
     path = tmp_path / "tuning.jsonl"
     task = TuningTask("double", kernel(), in_blocks, 1)
     result = tune_tasks([task], board, never, database=path, budget=Budget(), estimate=estimate)
     assert result.measured == "cost" and result.records == 7 and result.ended == "exhausted"
-    assert seen[0] == (((ROWS, 32), "float32"), ((ROWS, 32), "float32"))
+    assert estimate.seen[0] == (((ROWS, 32), "float32"), ((ROWS, 32), "float32"))
     records = read_records(path)
     assert {record.measured for record in records} == {"cost"}
     database, target = open_database(path, board), tvm.target.Target(board.tvm_target())
@@ -89,4 +101,6 @@ def test_estimates_are_marked_and_used_where_there_is_no_real_time(tmp_path: Pat
     assert best is not None and best.median == pytest.approx(1e-3)
     # A second run has nothing left to estimate.
     again = tune_tasks([task], board, never, database=path, budget=Budget(), estimate=estimate)
-    assert again.records == 0 and len(seen) == 7
+    assert again.records == 0 and len(estimate.seen) == 7
+    # The untuned schedule first, then all others at once.
+    assert estimate.batches == 2 and estimate.closed == 2
