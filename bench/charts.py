@@ -94,8 +94,8 @@ def trade_off(report: Report) -> Markup:
     points = [(one.mean_macs, one.top1) for one in report.trade_off.points]
     own = (report.macs.mean, report.accuracy.top1)
     xs, ys = [p[0] for p in [*points, own]], [p[1] for p in [*points, own]]
-    x_low, x_high = _padded(min(xs), max(xs), 0.0)
-    y_low, y_high = _padded(min(ys), max(ys), 0.15)
+    x_low, x_high = padded(min(xs), max(xs), 0.0)
+    y_low, y_high = padded(min(ys), max(ys), 0.15)
     y_low, y_high = max(0.0, y_low), min(1.0, y_high)
     left, right, top, height = 76, 24, 18, 250
 
@@ -155,7 +155,8 @@ def peers(report: Report) -> Markup:
     return drawing(WIDTH, round(y + 8), f"{title} against ONNX Runtime", told, parts)
 
 
-def _padded(low: float, high: float, share: float) -> tuple[float, float]:
+def padded(low: float, high: float, share: float) -> tuple[float, float]:
+    """An axis a little longer than what is on it, and never of no length."""
     room = (high - low) * share if high > low else max(abs(high) * 0.05, 0.05)
     return low - room, high + room
 

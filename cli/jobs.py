@@ -14,7 +14,7 @@ from . import steps, summary
 from .job import Job, load_job
 from .state import open_workspace
 from .steps import Run
-from .verb import Data, Json, example, verb
+from .verb import Data, History, Json, example, verb
 
 # verb -> (last step, what the help says, what is printed at the end)
 VERBS = {
@@ -140,6 +140,7 @@ def _command(last: str, tell: summary.Tell) -> Any:
         threads: Threads = None,
         cluster: OnCluster = ClusterChoice.JOB,
         peers: Peers = None,
+        history: History = None,
         as_json: Json = False,
     ) -> Any:
         wanted = _overridden(load_job(job), limit, budget, trials, cost)
@@ -150,7 +151,7 @@ def _command(last: str, tell: summary.Tell) -> Any:
         default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
         with open_workspace(out or default) as space:
             first, tuned_on = (board or [wanted.board])[0], tuple(board or wanted.tune.boards)
-            run = Run(wanted, space, first, data, quick, tuned_on)
+            run = Run(wanted, space, first, data, quick, tuned_on, history)
             run = steps.run_until(run, last)
             return tell(run, as_json)
 

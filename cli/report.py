@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +13,12 @@ from edgecompress.errors import GateError, InputError
 from edgecompress.files import write_text
 
 from . import jobs, show
-from .verb import Json, example, verb
+from .verb import History, Json, example, verb
 
 if TYPE_CHECKING:
     from ..bench.compare import Comparison, Row
     from ..bench.gates import Verdict
+    from ..bench.history import Entry
     from ..bench.schema import Report
 
 _JOB = "job"
@@ -110,6 +112,86 @@ def _compare(
             "docs/reports.md says what a condition means",
         )
     return None
+
+
+Model = Annotated[
+    str | None, typer.Option("--model", help="Only this job's runs, or those with this member.")
+]
+OnBoard = Annotated[str | None, typer.Option("--board", "-b", help="Only runs on this board.")]
+MetricName = Annotated[
+    str, typer.Option("--metric", "-m", help="What to follow: p50, top1, macs, memory, and so on.")
+]
+Latest = Annotated[int, typer.Option("--limit", "-n", min=1, help="The latest so many runs.")]
+TrendPage = Annotated[Path | None, typer.Option("--html", help="Write the trend as a page.")]
+
+
+@app.command(
+    "history",
+    epilog=example(
+        "edgecompress report history --metric p50 --board host",
+        "edgecompress report history --model demo --metric top1 --html history.html",
+    ),
+)
+@verb
+def _history(
+    *,
+    model: Model = None,
+    board: OnBoard = None,
+    metric: MetricName = "p50",
+    limit: Latest = 50,
+    html: TrendPage = None,
+    history: History = None,
+    as_json: Json = False,
+) -> Any:
+    """Show how a number went over the runs of all jobs, the failed ones too."""
+    from ..bench import history as runs
+    from ..bench.history_page import write_history
+
+    path = history or runs.default_path()
+    entries = runs.read(path, model, board, limit)
+    runs.require_metric(entries, metric)
+    if html is not None:
+        write_history(entries, metric, writable(html))
+    if not as_json:
+        _show_history(entries, metric, path)
+        if html is not None:
+            show.say(f"page: {html}")
+    return {"history": str(path), "metric": metric, "runs": [asdict(entry) for entry in entries]}
+
+
+def _show_history(entries: list[Entry], metric: str, path: Path) -> None:
+    from ..bench import text
+    from ..bench.history import by_series, sparkline, unit_of
+
+    if not entries:
+        show.say(f"no such run in {path}: edgecompress report JOB.toml adds one")
+        return
+    unit = unit_of(metric)
+    rows = []
+    for (model, board, precision), runs in by_series(entries).items():
+        numbers = [run.number(metric) for run in runs]
+        latest = next((value for value in reversed(numbers) if value is not None), None)
+        cells = [model, board, precision, str(len(runs)), text.value(latest, unit)]
+        rows.append([*cells, sparkline(numbers)])
+    columns = ["model", "board", "precision", ">runs", f">latest {metric}", "trend"]
+    show.table(f"{metric} over time", columns, rows)
+    rows = [
+        [
+            run.at[:16].replace("T", " "),
+            *run.series,
+            text.value(run.shown(metric), unit),
+            _history_note(run),
+        ]
+        for run in reversed(entries)
+    ]
+    columns = ["when (UTC)", "model", "board", "precision", f">{metric}", "note"]
+    show.table(f"The latest {len(rows)} runs", columns, rows)
+
+
+def _history_note(run: Entry) -> str:
+    if run.error:
+        return f"failed: {run.error}"
+    return "emulated: not comparable" * run.emulated or "throttled" * run.throttled
 
 
 def read(path: Path) -> Report:

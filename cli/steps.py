@@ -21,6 +21,7 @@ from .state import Workspace
 from .tune_boards import endpoints, require_once, require_one_sort
 
 if TYPE_CHECKING:
+    from ..bench.history import Entry
     from ..compress.photos import PhotoSet
 
 
@@ -33,6 +34,7 @@ class Run:
         data: the folder of photo sets, or None for the environment's.
         quick: whether a `[compress]` job trains for minutes instead of hours.
         tuned_on: the boards, all of one sort, that kernels are tuned on; empty is `board_name`.
+        history: the file of the history; None is the user's.
     """
 
     job: Job
@@ -41,6 +43,7 @@ class Run:
     data: Path | None = None
     quick: bool = False
     tuned_on: tuple[str, ...] = ()
+    history: Path | None = None
 
     @cached_property
     def board(self) -> Board:
@@ -366,9 +369,27 @@ def peers(run: Run) -> None:
     write_peers(run.peers, run.seen, parts)
 
 
+def remember(run: Run, entry: Entry) -> None:
+    """Add a run to the history; a warning where it cannot be written."""
+    from ..bench import history
+
+    trouble = history.remember(run.history or history.default_path(), entry)
+    if trouble:
+        events.warn(trouble)
+
+
+def _remember_failure(run: Run, error: Exception) -> None:
+    from ..bench.history import failure
+
+    message = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+    precision = run.job.quantize.precision
+    remember(run, failure(run.job.name, run.board_name, precision, message))
+
+
 def report(run: Run) -> None:
     """Write report.json, report.html and report.md from what the other steps left."""
     from ..bench.board_run import read_board_run
+    from ..bench.history import entry_of
     from ..bench.page import page_examples, write_page
     from ..bench.report import Material, build_report, write_report
     from ..bench.report_markdown import write_markdown
@@ -391,6 +412,7 @@ def report(run: Run) -> None:
     write_report(built, run.report)
     write_page(built, run.page, page_examples(material))
     write_markdown(built, run.markdown)
+    remember(run, entry_of(built, run.board_name))
 
 
 Step = Callable[[Run], None]
@@ -421,8 +443,14 @@ def run_until(run: Run, last: str) -> Run:
         require_float16(run.board)
     for name in _upto(last):
         # A bench deploys what it needs by itself.
-        if name != "deploy" or last == "deploy":
+        if name == "deploy" and last != "deploy":
+            continue
+        try:
             STEPS[name](run)
+        except Exception as error:
+            if name == "bench":
+                _remember_failure(run, error)
+            raise
     return run
 
 

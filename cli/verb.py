@@ -26,6 +26,14 @@ Data = Annotated[
 BoardName = Annotated[
     str | None, typer.Option("--board", "-b", help="A board; `edgecompress boards` lists them.")
 ]
+History = Annotated[
+    Path | None,
+    typer.Option(
+        "--history",
+        envvar="EDGECOMPRESS_HISTORY",
+        help="The file that runs are recorded in; by default one in the user's data folder.",
+    ),
+]
 
 INTERRUPTED = 130
 _RUNNER_ERRORS = {"bundle": InputError, "input": InputError, "model": CompileError}

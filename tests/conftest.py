@@ -15,6 +15,15 @@ from PIL import Image, ImageDraw
 from edgecompress.files import write_json
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The history of the tests' runs, also of the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("history")
+        patch.setenv("EDGECOMPRESS_HISTORY", str(folder / "history.sqlite"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with `imagenette160` and `imagenet-val`; tests skip where there is none."""
