@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +14,7 @@ from .verb import Json, example, verb
 app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
 
 VIRTUAL = "virtual-pi4"
+GENERIC = "generic-arm64"
 Name = Annotated[str, typer.Argument(help="What you call the board.")]
 Virtual = Annotated[str, typer.Argument(help="A virtual board, such as virtual-pi5.")]
 
@@ -58,8 +59,11 @@ def _cores(board: Board) -> str:
 def _add(
     name: Name,
     *,
-    board: Annotated[str, typer.Option(help="What it is; `edgecompress boards` lists them.")],
     host: Annotated[str, typer.Option(help="Host name, address, or alias of ~/.ssh/config.")],
+    board: Annotated[
+        str,
+        typer.Option(help="What it is (`edgecompress boards`); absent: `boards probe` finds out."),
+    ] = GENERIC,
     port: Annotated[int | None, typer.Option(help="Of its SSH server.")] = None,
     user: Annotated[str, typer.Option(help="Whom to log in as.")] = "",
     identity: Annotated[str, typer.Option(help="Private key; absent: those that ssh takes.")] = "",
@@ -77,8 +81,45 @@ def _add(
     entry = BoardEntry(name, board, host, port, user, identity, trust, workdir, python)
     add(entry)
     if not as_json:
-        show.say(f"{name} is in {inventory_path()}; check it: edgecompress doctor -b {name}")
+        then = f"boards probe {name}" if board == GENERIC else f"doctor -b {name}"
+        show.say(f"{name} is in {inventory_path()}; next: edgecompress {then}")
     return asdict(entry)
+
+
+@app.command("probe", epilog=example("edgecompress boards probe kitchen"))
+@verb
+def _probe(
+    name: Name,
+    *,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only show; write nothing.")] = False,
+    as_json: Json = False,
+) -> Any:
+    """Log in, find out what a board of yours is, and describe it in a file of its own.
+
+    Kernels, caches and threads are then made for what it has, not for the sort it was added as.
+    """
+    from ..rpc import connect
+    from ..rpc.probe import evidence
+    from ..targets.describe import describe, write_description
+    from ..targets.inventory import add, find
+
+    entry = find(name)
+    with connect(name) as session:
+        description = describe(evidence(session))
+    described = f"{name}-board"
+    if not as_json:
+        rows = [[one.what, one.value, one.source] for one in description.findings]
+        show.table(f"{name} ({entry.host})", ["what", "found", "how sure"], rows)
+    if dry:
+        return {"name": name, "toml": description.toml, **asdict(description)}
+    path = write_description(described, description)
+    add(replace(entry, board=described, python=""))
+    if not as_json:
+        count = len(description.guesses)
+        guessed = f"; {count} of it guessed, marked there" if count else ""
+        show.say(f"{name} is now a '{described}': {path}{guessed}")
+        show.say(f"Check it: edgecompress doctor -b {name}")
+    return {"name": name, "board": described, "file": str(path), **asdict(description)}
 
 
 @app.command("remove", epilog=example("edgecompress boards remove kitchen"))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from edgecompress.errors import BoardError
 
+from ..targets.describe import Cpu, Evidence
 from .session import Session
+
+T = TypeVar("T")
 
 PROBE_S = 60.0
 _PART = r"^CPU part\s*: (0x[0-9a-f]{3})$"
@@ -38,6 +42,15 @@ policies = "/sys/devices/system/cpu/cpufreq"
 names = sorted(os.listdir(policies)) if os.path.isdir(policies) else []
 clocks = [[read(os.path.join(policies, name, key)) for key in
            ("scaling_governor", "scaling_cur_freq", "cpuinfo_max_freq")] for name in names]
+def cache(cpu, level):
+    base = "/sys/devices/system/cpu/cpu%d/cache" % cpu
+    for index in sorted(os.listdir(base)) if os.path.isdir(base) else []:
+        at = os.path.join(base, index)
+        if read(at + "/level") == str(level) and read(at + "/type") != "Instruction":
+            return read(at + "/size")
+    return ""
+cpus = [[read("/sys/devices/system/cpu/cpu%d/cpufreq/cpuinfo_max_freq" % cpu),
+         cache(cpu, 1), cache(cpu, 2)] for cpu in sorted(os.sched_getaffinity(0))]
 memory = dict(line.split(":")[:2] for line in read("/proc/meminfo").splitlines() if ":" in line)
 print(json.dumps({
     "arch": platform.machine(),
@@ -52,6 +65,10 @@ print(json.dumps({
     "memory_kib": memory.get("MemTotal", "0").split()[0],
     "available_kib": memory.get("MemAvailable", "0").split()[0],
     "clocks": clocks,
+    "cpus": cpus,
+    "compatible": read("/sys/firmware/devicetree/base/compatible"),
+    "thermal": os.path.exists("/sys/class/thermal/thermal_zone0/temp"),
+    "vcgencmd": bool(shutil.which("vcgencmd")),
     "temperature": read(ask["temperature"]) if ask["temperature"] else "",
     "throttled": said(ask["throttled"]) if ask["throttled"] else "",
     "numpy": version("numpy"),
@@ -113,6 +130,10 @@ def probe(session: Session) -> Facts:
     Raises:
         BoardError: it has no Python 3, or its answer makes no sense.
     """
+    return _read(session, _facts)
+
+
+def _read(session: Session, make: Callable[[dict[str, Any]], T]) -> T:
     telemetry = session.board.telemetry
     asked = {
         "workdir": session.workdir,
@@ -126,7 +147,7 @@ def probe(session: Session) -> Facts:
         "install Python on the board: sudo apt install python3 python3-numpy python3-pil",
     )
     try:
-        return _facts(json.loads(done.stdout.strip().splitlines()[-1]))
+        return make(json.loads(done.stdout.strip().splitlines()[-1]))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise BoardError(f"'{session.name}' gave an answer that makes no sense: {error}") from error
 
@@ -157,6 +178,42 @@ def _facts(told: dict[str, Any]) -> Facts:
         numpy=_text(told["numpy"]),
         pillow=_text(told["pillow"]),
     )
+
+
+def evidence(session: Session) -> Evidence:
+    """Ask the board for what its description needs.
+
+    Raises:
+        BoardError: it has no Python 3, or its answer makes no sense.
+    """
+    return _read(session, lambda told: _evidence(told, _facts(told)))
+
+
+def _evidence(told: dict[str, Any], facts: Facts) -> Evidence:
+    parts = facts.parts or ("",) * len(told["cpus"])
+    cpus = [
+        Cpu(part, _megahertz(str(khz)), _kib(l1d), _kib(l2))
+        for part, (khz, l1d, l2) in zip(parts, told["cpus"], strict=False)
+    ]
+    names = [_text(name) for name in str(told["compatible"]).split("\0") if name]
+    return Evidence(
+        arch=facts.arch,
+        model=facts.model,
+        compatible=tuple(names[:8]),
+        features=facts.features,
+        cpus=tuple(cpus),
+        memory_mib=facts.memory_mib,
+        glibc=facts.glibc,
+        python=facts.python,
+        temperature="/sys/class/thermal/thermal_zone0/temp" if told["thermal"] else "",
+        throttled=bool(told["vcgencmd"]),
+    )
+
+
+def _kib(size: object) -> int | None:
+    """A cache's size as sysfs prints it: "32K", "1024K", "2M"."""
+    found = re.fullmatch(r"([0-9]{1,7})([KM])", str(size))
+    return int(found.group(1)) * (1024 if found.group(2) == "M" else 1) if found else None
 
 
 def _text(value: object) -> str:

@@ -18,7 +18,7 @@ from edgecompress.files import config_dir
 
 from .description import Arch, Board, Cluster, Emulation, Telemetry
 from .host import host_board
-from .schema import Strict, read_toml
+from .schema import Strict, parse_toml, read_toml
 
 BOARDS = Path(__file__).parent / "boards"
 
@@ -121,6 +121,20 @@ def require_supported(board: Board) -> Board:
         f"{board.title} ('{board.name}') is not supported: {board.reason}",
         "`edgecompress boards list` shows the boards that are",
     )
+
+
+def parse_board(text: str, where: str) -> None:
+    """Check the text of a board's file.
+
+    Raises:
+        InputError: it is none; the message begins with `where` and names the first wrong key.
+    """
+    parse_toml(text, _BoardFile, where)
+
+
+def forget() -> None:
+    """Read boards' files again at the next `load_board`."""
+    _load.cache_clear()
 
 
 def _files() -> dict[str, Path]:

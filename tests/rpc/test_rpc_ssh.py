@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,8 +24,8 @@ from edgecompress.rpc.deadline import Deadline
 from edgecompress.rpc.ssh import SshSession
 from edgecompress.rpc.ssh_connect import resolve
 from edgecompress.rpc.tunnel import tunnel
-from edgecompress.targets import BoardEntry
-from edgecompress.targets.inventory import add
+from edgecompress.targets import BoardEntry, load_board
+from edgecompress.targets.inventory import add, find
 
 OTHER = "SHA256:" + "A" * 43
 
@@ -284,3 +286,32 @@ def test_a_tunnel_to_nowhere_says_why(home: Path) -> None:
     entry = BoardEntry("lab", "rpi4b", "127.0.0.1", closed_port(), "pi")
     with pytest.raises(BoardError, match="cannot reach 'lab'"), tunnel(entry, 1):
         pass
+
+
+@pytest.mark.board
+def test_probing_an_added_board_describes_it(
+    virtual_board: SshSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board added as "some 64-bit ARM board" is a Pi 4 after `boards probe`, in a file."""
+    monkeypatch.setenv("EDGECOMPRESS_CONFIG", str(tmp_path / "config"))
+    entry = dataclasses.replace(virtual_board.entry, name="lab", board="generic-arm64")
+    add(entry)
+    dry = told_by("boards", "probe", "lab", "--dry-run")
+    assert find("lab").board == "generic-arm64"
+    told = told_by("boards", "probe", "lab")
+    assert told["toml"] == dry["toml"]
+    assert find("lab").board == "lab-board"
+    board = load_board("lab-board")
+    known = load_board("virtual-pi4")
+    assert (board.mcpu, board.mattr, board.arch) == (known.mcpu, known.mattr, known.arch)
+    assert board.fast.core == "cortex-a72"
+    assert (board.fast.l1d_kib, board.fast.l2_kib) == (known.fast.l1d_kib, known.fast.l2_kib)
+    assert [one["what"] for one in told["findings"] if one["source"] == "guessed"]
+
+
+def told_by(*arguments: str) -> dict[str, Any]:
+    """What a verb prints with --json."""
+    argv = [sys.executable, "-m", "edgecompress.cli.main", *arguments, "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
