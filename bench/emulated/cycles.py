@@ -35,6 +35,7 @@ CORES = ("cortex-a55", "cortex-a72", "cortex-a76")
 # Blocks that together execute this share of all instructions are analysed; the rest counts alike.
 COVERED = 0.999
 _FEATURES = "-mattr=+v8.2a,+dotprod,+fullfp16,+crc,+aes,+sha2"
+_NOP = "d503201f"
 _ITERATIONS = 40
 _BATCH = 200  # blocks of one call
 _VERSIONS = ("19", "20", "18", "17", "")
@@ -121,7 +122,8 @@ def _analyse(blocks: Sequence[str], cpu: str) -> dict[str, float]:
     command = [_tool("llvm-mca"), "--mtriple=aarch64", f"-mcpu={cpu}", _FEATURES, "-json"]
     # System calls and the like have no model: they are left out of their block.
     command += [f"-iterations={_ITERATIONS}", "-skip-unsupported-instructions=any"]
-    regions = json.loads(_said(command, "\n".join(source) + "\n"))["CodeRegions"]
+    said, _ = _said(command, "\n".join(source) + "\n")
+    regions = json.loads(said)["CodeRegions"]
     found = {
         blocks[int(region["Name"])]: region["SummaryView"]["TotalCycles"] / _ITERATIONS
         for region in regions
@@ -132,10 +134,14 @@ def _analyse(blocks: Sequence[str], cpu: str) -> dict[str, float]:
 
 
 def _disassembled(code: str) -> list[str]:
-    """One line of assembly for each word of 8 digits."""
-    words = [bytes.fromhex(code[i : i + 8])[::-1] for i in range(0, len(code), 8)]
-    text = "\n".join(" ".join(f"0x{byte:02x}" for byte in word) for word in words)
-    said = _said([_tool("llvm-mc"), "--disassemble", "-triple=aarch64", _FEATURES], text)
+    """One line of assembly for each word of 8 digits; what LLVM does not know is no operation."""
+    words = [_bytes(code[i : i + 8]) for i in range(0, len(code), 8)]
+    command = [_tool("llvm-mc"), "--disassemble", "-triple=aarch64", _FEATURES]
+    said, warned = _said(command, "\n".join(words))
+    unknown = {line.strip() for line in warned.splitlines() if line.strip() in words}
+    if unknown:
+        known = [_bytes(_NOP) if word in unknown else word for word in words]
+        said, _ = _said(command, "\n".join(known))
     lines = [line.strip() for line in said.splitlines() if line.startswith("\t")]
     found = [line for line in lines if not line.startswith(".")]
     if len(found) != len(words):
@@ -143,11 +149,17 @@ def _disassembled(code: str) -> list[str]:
     return found
 
 
-def _said(command: Sequence[str], text: str) -> str:
+def _bytes(word: str) -> str:
+    """A word of 8 digits as LLVM's tools read it: bytes in the order of memory."""
+    return " ".join(f"0x{byte:02x}" for byte in bytes.fromhex(word)[::-1])
+
+
+def _said(command: Sequence[str], text: str) -> tuple[str, str]:
+    """What a tool says of a text: its result, and its warnings."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if not done.stdout:
         raise BoardError(f"{command[0]} failed: {done.stderr.strip().splitlines()[-1]}")
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 def _tool(name: str) -> str:

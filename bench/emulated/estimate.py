@@ -25,6 +25,8 @@ from .kernel_server import LABEL
 
 PROGRAM = Path(__file__).with_name("kernel_server.py")
 PYTHON = "usr/bin/python3"
+# QEMU's CPUs that stand for cores: the C library chooses its code by them.
+_CPUS = {"cortex-a55": "cortex-a76"}  # of one architecture; not every QEMU has the first
 _DEADLINE_S = 300.0
 _SERVED = 200  # the plugin keeps every block that ever ran, also of libraries that are gone
 
@@ -61,7 +63,7 @@ class CycleEstimate:
         self._core = core
         self._hertz = mhz * 1e6
         self._pool = ThreadPoolExecutor(servers, "estimate")
-        self._servers = [KernelServer(runtime) for _ in range(servers)]
+        self._servers = [KernelServer(runtime, _CPUS.get(core, core)) for _ in range(servers)]
         self._idle: SimpleQueue[KernelServer] = SimpleQueue()
         for server in self._servers:
             self._idle.put(server)
@@ -97,10 +99,16 @@ class CycleEstimate:
 
 
 class KernelServer:
-    """One emulated Python: started by the first candidate, and anew after each that crashes."""
+    """One emulated Python: started by the first candidate, and anew after each that crashes.
 
-    def __init__(self, runtime: Path) -> None:
+    Args:
+        runtime: folder of the runtime's files.
+        cpu: the one of QEMU's that it sees.
+    """
+
+    def __init__(self, runtime: Path, cpu: str) -> None:
         self._runtime = runtime
+        self._cpu = cpu
         self._process: CountedServer | None = None
         self._served = 0
         self._ended = False
@@ -143,7 +151,7 @@ class KernelServer:
 
     def _start(self) -> CountedServer:
         env = {"TVM_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        return CountedServer([PYTHON, str(PROGRAM), str(self._runtime)], env)
+        return CountedServer([PYTHON, str(PROGRAM), str(self._runtime)], env, self._cpu)
 
 
 def _runtime(board: Board) -> Path:

@@ -86,6 +86,17 @@ def test_a_chain_waits_for_its_latency(core: str, monkeypatch: pytest.MonkeyPatc
     assert emulated.cost({APART: 20}, core).cycles == pytest.approx(2 * apart.cycles)
 
 
+@pytest.mark.parametrize("core", emulated.CORES)
+def test_an_unknown_instruction_is_no_operation(core: str) -> None:
+    unknown = "00000001"
+    try:
+        alone, among = (emulated.cost({code: 10}, core) for code in (APART, APART + unknown))
+    except BoardError as error:
+        pytest.skip(f"{error.message}: make counting")
+    assert among.instructions == alone.instructions + 10
+    assert among.cycles == pytest.approx(alone.cycles, rel=0.2)
+
+
 def test_a_newer_core_needs_fewer_cycles() -> None:
     try:
         cycles = [emulated.cost({APART: 1}, core).cycles for core in ("cortex-a72", "cortex-a76")]
