@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgecompress import events
 from edgecompress.errors import BoardError
 
-from ..targets import Board
+from ..targets import Board, Cluster
 from . import emulated
 from .peers.compare import PROGRAM, compile_in, prepare, printed_list, run_counted
 from .peers.engines import OURS
@@ -32,7 +35,10 @@ class LayerCost:
         peak: that as a share of one core's peak. Multiply-adds are those of the plain sum, so
             that a convolution by squares can be above 1.
         instructions: executed; None where time was measured.
-        cycles: estimated, by core: the board's own first.
+        cycles: estimated from the instructions, by core: the board's own first.
+        predicted: cycles, as the schedule's model has it before anything is compiled; None where
+            it has no model.
+        ratio: cycles against that: those of the board's own core, or time at its clock.
     """
 
     name: str
@@ -47,6 +53,40 @@ class LayerCost:
     peak: float | None = None
     instructions: int | None = None
     cycles: dict[str, float] | None = None
+    predicted: float | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well the schedules' models predict what layers take.
+
+    Attributes:
+        layers: kernel calls that have a prediction.
+        ratio: measured against predicted: lowest quartile, median, highest quartile.
+        rank: Spearman's correlation of measured and predicted.
+    """
+
+    layers: int
+    ratio: tuple[float, float, float]
+    rank: float
+
+
+def agreement(rows: Sequence[LayerCost]) -> Agreement | None:
+    """Over the layers that have a prediction; None where they are fewer than two."""
+    pairs = [(row.ratio, row.predicted) for row in rows if row.ratio and row.predicted]
+    if len(pairs) < 2:
+        return None
+    ratios, predicted = np.array(pairs).T
+    low, middle, high = (float(q) for q in np.quantile(ratios, [0.25, 0.5, 0.75]))
+    rank = float(np.corrcoef(_ranks(ratios * predicted), _ranks(predicted))[0, 1])
+    return Agreement(len(pairs), (low, middle, high), rank)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Of each value; equal ones share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def profile_layers(
@@ -72,10 +112,10 @@ def profile_layers(
         with events.task(f"profiling {len(layers)} kernel calls"):
             if board.kind == "virtual":
                 return _counted(layers, folder, board)
-            return _timed(layers, folder, board.fast.peak_gflops)
+            return _timed(layers, folder, board.fast)
 
 
-def _timed(layers: list[dict[str, Any]], folder: Path, peak: float) -> list[LayerCost]:
+def _timed(layers: list[dict[str, Any]], folder: Path, core: Cluster) -> list[LayerCost]:
     argv = [sys.executable, str(PROGRAM), OURS, str(folder), "1", "time-kernels"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIME_S, check=False)
     if done.returncode != 0:
@@ -84,8 +124,15 @@ def _timed(layers: list[dict[str, Any]], folder: Path, peak: float) -> list[Laye
     rows = []
     for layer, (kernel, seconds) in zip(layers, _names(done.stdout, layers), strict=True):
         gflops = 2e-9 * layer["macs"] / seconds if layer["macs"] else None
-        share = None if gflops is None else gflops / peak
-        rows.append(LayerCost(**_about(layer, kernel), ms=1e3 * seconds, gflops=gflops, peak=share))
+        rows.append(
+            LayerCost(
+                **_about(layer, kernel),
+                ms=1e3 * seconds,
+                gflops=gflops,
+                peak=None if gflops is None else gflops / core.peak_gflops,
+                **_against(layer, seconds * core.mhz * 1e6),
+            )
+        )
     return rows
 
 
@@ -101,6 +148,7 @@ def _counted(layers: list[dict[str, Any]], folder: Path, board: Board) -> list[L
                 **_about(layer, kernel),
                 instructions=emulated.instructions(counts),
                 cycles=costs,
+                **_against(layer, costs[cores[0]]),
             )
         )
     return rows
@@ -123,3 +171,9 @@ def _about(layer: dict[str, Any], kernel: str) -> dict[str, Any]:
         "tuned": layer["tuned"],
         "macs": layer["macs"],
     }
+
+
+def _against(layer: dict[str, Any], cycles: float) -> dict[str, Any]:
+    """The model's prediction beside what was measured."""
+    predicted = layer["estimate"]
+    return {"predicted": predicted, "ratio": cycles / predicted} if predicted else {}

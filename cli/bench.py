@@ -18,7 +18,7 @@ from .precision import require_float16
 from .verb import Json, example, verb
 
 if TYPE_CHECKING:
-    from ..bench.layers import LayerCost
+    from ..bench.layers import Agreement, LayerCost
     from ..bench.peers import Comparison, Row
     from ..targets import Board
 
@@ -132,15 +132,31 @@ def _layers(
     as_json: Json = False,
 ) -> Any:
     """Show where a compiled network's time goes (on a virtual board: its instructions)."""
-    from ..bench.layers import profile_layers
+    from ..bench.layers import agreement, profile_layers
     from ..bench.peers.models import find_model
 
     where = _measurable(board)
     other = next(iter(_others([precision] if precision else [], where)), "float32")
     rows = profile_layers(find_model(model), where, database, other)
+    agreed = agreement(rows)
     if not as_json:
         _show_layers(model, where, rows)
-    return {"model": model, "board": board, "layers": [asdict(row) for row in rows]}
+        if agreed is not None:
+            _show_agreement(agreed)
+    return {
+        "model": model,
+        "board": board,
+        "layers": [asdict(row) for row in rows],
+        "agreement": None if agreed is None else asdict(agreed),
+    }
+
+
+def _show_agreement(agreed: Agreement) -> None:
+    low, middle, high = agreed.ratio
+    show.say(
+        f"measured against predicted cycles, {agreed.layers} layers: median {middle:.2f}, quartiles"
+        f" {low:.2f} to {high:.2f}, rank correlation {agreed.rank:.2f}"
+    )
 
 
 def _show_layers(model: str, board: Board, rows: list[LayerCost]) -> None:
@@ -154,19 +170,31 @@ def _show_layers(model: str, board: Board, rows: list[LayerCost]) -> None:
             f">{_short(core)} M cycles",
             ">per MAC",
             ">share",
+            *_PREDICTED,
         ]
         numbers = [_counted_layer(row, core, total) for row in rows]
         title = f"{model} on {board.name}: {total / 1e6:.1f} M cycles estimated for {core}"
     else:
         total = sum(row.ms or 0.0 for row in rows)
-        columns += [">ms", ">GFLOPS", ">of peak", ">share"]
+        columns += [">ms", ">GFLOPS", ">of peak", ">share", *_PREDICTED]
         numbers = [_timed_layer(row, total) for row in rows]
         title = f"{model} on {board.name}, one thread: {total:.2f} ms"
     head = [
         [row.name, row.kernel, " ".join(map(str, row.choices)), f"{row.macs / 1e6:.2f}"]
         for row in rows
     ]
-    show.table(title, columns, [[*a, *b] for a, b in zip(head, numbers, strict=True)])
+    tail = [_predicted(row) for row in rows]
+    body = [[*a, *b, *c] for a, b, c in zip(head, numbers, tail, strict=True)]
+    show.table(title, columns, body)
+
+
+_PREDICTED = (">predicted M cycles", ">ratio")
+
+
+def _predicted(row: LayerCost) -> list[str]:
+    if row.predicted is None or row.ratio is None:
+        return ["", ""]
+    return [f"{row.predicted / 1e6:.2f}", f"{row.ratio:.2f}"]
 
 
 def _timed_layer(row: LayerCost, total: float) -> list[str]:

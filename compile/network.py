@@ -31,7 +31,8 @@ class CompiledNetwork:
         info: what the compiler says of it, JSON-able: `macs`, `tuned_layers`, `records_used`,
             `tuned_by` (tuned layers by the kind of record), `seconds` and `layers`, each of those
             with `name`, `op`, `kernel` (as the virtual machine reports it), `schedule`, `choices`,
-            `macs`, `tuned` and `source` (names of ONNX nodes), in the order of execution.
+            `estimate` (cycles, as `scheduling.Scheduled` has it), `macs`, `tuned` and `source`
+            (names of ONNX nodes), in the order of execution.
     """
 
     library: Path

@@ -28,11 +28,14 @@ class Scheduled:
         schedule: the schedule's name.
         choices: what its free choices came to, in their order.
         tuned: by a tuning record.
+        estimate: cycles of one core for one run, as the schedule's own model has it with these
+            choices; None where it has no model.
     """
 
     schedule: str
     choices: tuple[int, ...]
     tuned: bool
+    estimate: float | None = None
 
 
 def schedule_kernels(
@@ -70,7 +73,9 @@ def schedule_kernel(
     ready: Any = as_stored(done, machine.integer)
     if func.attrs and "global_symbol" in func.attrs:
         ready = ready.with_attr("global_symbol", func.attrs["global_symbol"])
-    how = Scheduled(name, _choices(sch), trace is not None)
+    choices = _choices(sch)
+    estimate = schedule.estimate(Schedule(func), choices) if schedule else None
+    how = Scheduled(name, choices, trace is not None, estimate)
     return ready.with_attr("tirx.is_scheduled", True), how
 
 

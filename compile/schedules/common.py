@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,15 @@ class Schedule(ABC):
     def __call__(self, sch: TirSchedule) -> None:
         """Schedule the function `main`."""
 
+    def estimate(self, sch: TirSchedule, choices: Sequence[int]) -> float | None:
+        """Estimated cycles of one core for one run; None where the defaults rest on no estimate.
+
+        Args:
+            sch: the unscheduled kernel; it is left as it is.
+            choices: what the free choices came to, in their order.
+        """
+        return None
+
 
 def stages(sch: TirSchedule) -> dict[str, Handle]:
     """The blocks of an unscheduled kernel by name."""
@@ -63,6 +72,15 @@ def choose(sch: TirSchedule, candidates: Sequence[int], default: int) -> Handle:
         return unique[0]
     nearest = min(range(len(unique)), key=lambda place: abs(unique[place] - default))
     return sch.sample_categorical(unique, [1 / len(unique)] * len(unique), nearest)
+
+
+def drawn_from(candidates: Sequence[int], drawn: Iterator[int]) -> int:
+    """What one `choose` of these candidates came to; `drawn` are all drawn numbers, in order.
+
+    A trace of a former release may have drawn fewer: then it is the last candidate.
+    """
+    unique = sorted(set(candidates))
+    return next(drawn, unique[-1]) if len(unique) > 1 else unique[0]
 
 
 def number(sch: TirSchedule, choice: Handle) -> int:

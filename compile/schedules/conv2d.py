@@ -9,6 +9,7 @@ broadcast from memory. A partial tile at the end of a line has code of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .common import (
@@ -17,6 +18,7 @@ from .common import (
     TirSchedule,
     choose,
     divisors,
+    drawn_from,
     extent,
     number,
     partition_tail,
@@ -147,11 +149,7 @@ class Conv2d(Schedule):
         def cost(plan: tuple[int, int]) -> tuple[float, int, int]:
             rows, lines = plan
             blocks = geometry.height // lines
-            line = geometry.width * (lines if geometry.flat else 1)
-            turns = blocks if geometry.flat else geometry.height
-            vectors = geometry.pack // self.machine.lanes
-            depth = geometry.inputs * geometry.taps
-            cycles = turns * self.machine.line_cycles(line, rows, vectors, depth)
+            cycles = self._pack_cycles(geometry, rows, lines)
             packs, cores = geometry.outputs // geometry.pack, self.machine.cores
             rounds = -(-blocks * packs // cores)
             idle = rounds * cores / (blocks * packs)
@@ -197,6 +195,23 @@ class Conv2d(Schedule):
             unroll(sch, whole)
         sch.vectorize(inputs)
         unroll(sch, *others)
+
+    def estimate(self, sch: TirSchedule, choices: Sequence[int]) -> float | None:
+        """Estimated cycles of all register tiles: without padding, and with perfect caches."""
+        geometry, drawn = Geometry.of(sch, stages(sch)["main"], self.machine.lanes), iter(choices)
+        most = self._most_rows(geometry)
+        rows = drawn_from(range(-(-most // 2), most + 1), drawn)
+        lines = drawn_from(_blocks(geometry, rows), drawn)
+        packs = geometry.outputs // geometry.pack
+        return packs * self._pack_cycles(geometry, rows, lines)
+
+    def _pack_cycles(self, geometry: Geometry, rows: int, lines: int) -> float:
+        """Estimated cycles of one pack of outputs for all pixels."""
+        line = geometry.width * (lines if geometry.flat else 1)
+        turns = geometry.height // (lines if geometry.flat else 1)
+        vectors = geometry.pack // self.machine.lanes
+        depth = geometry.inputs * geometry.taps
+        return turns * self.machine.line_cycles(line, rows, vectors, depth)
 
 
 def _blocks(geometry: Geometry, rows: int) -> list[int]:

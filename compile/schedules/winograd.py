@@ -6,10 +6,14 @@ product is that of a 1x1 convolution, once for each place of a square, over all 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..winograd import transform_cycles
 from .common import (
     Handle,
     TirSchedule,
     choose,
+    drawn_from,
     extent,
     inline,
     number,
@@ -37,6 +41,18 @@ class Winograd(Conv2d):
         self._transform_output(sch, blocks)
         schedule_pad(sch, blocks, self.machine)
 
+    def estimate(self, sch: TirSchedule, choices: Sequence[int]) -> float | None:
+        """Estimated cycles of the products and the transforms, with perfect caches."""
+        blocks = stages(sch)
+        geometry, places = _product(sch, blocks), _places(sch, blocks)
+        most = self._most_rows(geometry)
+        rows = drawn_from(range(-(-most // 2), most + 1), iter(choices))
+        packs = places * geometry.outputs // geometry.pack
+        around = transform_cycles(
+            _side(sch), geometry.width, geometry.inputs, geometry.outputs, self.machine
+        )
+        return packs * self._pack_cycles(geometry, rows, 1) + around
+
     def _transform_input(self, sch: TirSchedule, blocks: dict[str, Handle]) -> None:
         down, across, square, channels = sch.get_loops(blocks["transformed"])
         squares, written = extent(sch, square), extent(sch, channels) * _FLOAT
@@ -49,19 +65,17 @@ class Winograd(Conv2d):
         share(sch, square, written, self.machine)
 
     def _multiply(self, sch: TirSchedule, blocks: dict[str, Handle]) -> None:
-        machine, attributes = self.machine, sch.mod["main"].attrs
-        pack = int(attributes["edgecompress.pack"])
-        *_, inputs = sch.get_loops(blocks["main"])
+        machine, geometry = self.machine, _product(sch, blocks)
+        places, pack = _places(sch, blocks), geometry.pack
         down, across, square, outputs = sch.get_loops(blocks["product"])
-        squares, count = extent(sch, square), extent(sch, outputs)
-        geometry = Geometry(True, 1, squares, count, pack, extent(sch, inputs), 1)
+        squares = geometry.width
         most = self._most_rows(geometry)
         best, _ = self._plan(geometry)
         rows = choose(sch, range(-(-most // 2), most + 1), best)
         packs, within = sch.split(outputs, [None, pack])
         tile, pixels = sch.split(square, [None, rows])
         sch.reorder(down, across, packs, tile, pixels, within)
-        written = extent(sch, down) * extent(sch, across) * squares * count * _FLOAT
+        written = places * squares * geometry.outputs * _FLOAT
         outer = sch.fuse(down, across, packs)
         if squares % number(sch, rows):
             partition_tail(sch, tile)
@@ -70,7 +84,7 @@ class Winograd(Conv2d):
         self.accumulate(sch, blocks, tile, geometry)
 
     def _transform_output(self, sch: TirSchedule, blocks: dict[str, Handle]) -> None:
-        tile = int(str(sch.mod["main"].attrs["edgecompress.op"]).removeprefix("winograd"))
+        tile = _side(sch)
         _, height, width, channels = sch.get_loops(blocks["epilogue"])
         written = extent(sch, height) * extent(sch, width) * extent(sch, channels) * _FLOAT
         down, rows = sch.split(height, [None, tile])
@@ -90,3 +104,24 @@ class Winograd(Conv2d):
         first, second, channels = sch.get_loops(block)[-3:]
         sch.vectorize(channels)
         unroll(sch, first, second)
+
+
+def _side(sch: TirSchedule) -> int:
+    """Outputs on a side of a square."""
+    return int(str(sch.mod["main"].attrs["edgecompress.op"]).removeprefix("winograd"))
+
+
+def _places(sch: TirSchedule, blocks: dict[str, Handle]) -> int:
+    """Places of a square of inputs: each has a product of its own."""
+    down, across, _, _ = sch.get_loops(blocks["product"])
+    return extent(sch, down) * extent(sch, across)
+
+
+def _product(sch: TirSchedule, blocks: dict[str, Handle]) -> Geometry:
+    """The product of one place: a 1x1 convolution over all squares."""
+    *_, inputs = sch.get_loops(blocks["main"])
+    _, _, squares, outputs = sch.get_loops(blocks["product"])
+    pack = int(sch.mod["main"].attrs["edgecompress.pack"])
+    return Geometry(
+        True, 1, extent(sch, squares), extent(sch, outputs), pack, extent(sch, inputs), 1
+    )

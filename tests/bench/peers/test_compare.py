@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.bench.layers import profile_layers
+from edgecompress.bench.layers import LayerCost, agreement, profile_layers
 from edgecompress.bench.peers import compare
 from edgecompress.bench.peers.engines import PEERS
 from edgecompress.bench.peers.models import MODELS, find_model
@@ -78,6 +78,34 @@ def test_layers_of_a_network_are_timed_in_order(onnx: Path) -> None:
     assert sum(row.macs for row in rows) == compare_macs(onnx)
     named = [name for row in rows for name in row.sources]
     assert len(named) == len(set(named))
+
+
+def test_layers_beside_what_the_schedules_predict(onnx: Path) -> None:
+    rows = profile_layers(onnx, load_board("host"))
+    clock = load_board("host").fast.mhz * 1e3  # cycles a millisecond
+    predicted = [row for row in rows if row.schedule in ("conv2d", "winograd")]
+    assert predicted and all(row.predicted for row in predicted)
+    assert not any(row.predicted for row in rows if row.schedule == "window")
+    for row in predicted:
+        assert row.ms is not None and row.predicted is not None
+        assert row.ratio == pytest.approx(row.ms * clock / row.predicted)
+    found = agreement(rows)
+    assert found is not None and found.layers == len(predicted)
+    low, middle, high = found.ratio
+    assert 0 < low <= middle <= high and -1 <= found.rank <= 1
+
+
+@pytest.mark.parametrize(
+    ("ratios", "rank"), [([1.0, 1.0, 1.0], 1.0), ([9.0, 2.0, 0.5], -1.0), ([1.0, 0.5, 1.0], 0.866)]
+)
+def test_ranks_of_measured_and_predicted(ratios: list[float], rank: float) -> None:
+    rows = [
+        LayerCost("", (), "", "", (), False, 0, predicted=predicted, ratio=ratio)
+        for predicted, ratio in zip([1.0, 2.0, 4.0], ratios, strict=True)
+    ]
+    found = agreement(rows)
+    assert found is not None and found.rank == pytest.approx(rank, abs=1e-3)
+    assert agreement(rows[:1]) is None
 
 
 def compare_macs(onnx: Path) -> int:
