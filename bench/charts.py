@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from markupsafe import Markup, escape
 
 from . import text
@@ -11,6 +13,7 @@ from .schema import Latency, Report
 Corner = tuple[float, float]
 
 WIDTH = 960
+_FEWEST_TIMES = 5
 _FLOW_TOP, _FLOW_HEIGHT, _EXIT_TOP = 84, 104, 232
 
 
@@ -87,46 +90,117 @@ def latency_rows(report: Report) -> list[tuple[str, Latency]]:
     return [(part, report.latency_ms[part]) for part in order if part in report.latency_ms]
 
 
-def trade_off(report: Report) -> Markup:
-    """Top-1 over mean MACs, the threshold as the parameter; the job's own point is marked."""
+@dataclass(frozen=True)
+class Axes:
+    """Where a drawing's numbers lie: `x` from `left` to `right`, `y` from `bottom` up to `top`."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def at(self, x: float, y: float) -> Corner:
+        """The place of a point."""
+        across = (x - self.x_low) / (self.x_high - self.x_low)
+        up = (y - self.y_low) / (self.y_high - self.y_low)
+        return (
+            self.left + across * (self.right - self.left),
+            self.bottom - up * (self.bottom - self.top),
+        )
+
+
+def trade_off_axes(report: Report) -> Axes | None:
+    """The axes of `trade_off`; None where there is nothing to draw."""
     if report.trade_off is None or report.macs.mean is None or report.accuracy.top1 is None:
-        return Markup("")
-    points = [(one.mean_macs, one.top1) for one in report.trade_off.points]
-    own = (report.macs.mean, report.accuracy.top1)
-    xs, ys = [p[0] for p in [*points, own]], [p[1] for p in [*points, own]]
+        return None
+    xs = [one.mean_macs for one in report.trade_off.points] + [report.macs.mean]
+    ys = [one.top1 for one in report.trade_off.points] + [report.accuracy.top1]
     x_low, x_high = padded(min(xs), max(xs), 0.0)
     y_low, y_high = padded(min(ys), max(ys), 0.15)
-    y_low, y_high = max(0.0, y_low), min(1.0, y_high)
-    left, right, top, height = 76, 24, 18, 250
+    return Axes(x_low, x_high, max(0.0, y_low), min(1.0, y_high), 76, WIDTH - 24, 18, 268)
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_low) / (x_high - x_low) * (WIDTH - left - right)
-        return left + across, top + height - (y - y_low) / (y_high - y_low) * height
 
+def trade_off(report: Report) -> Markup:
+    """Top-1 over mean MACs, the threshold as the parameter; the job's own point is marked."""
+    axes = trade_off_axes(report)
+    if axes is None or report.trade_off is None:
+        return Markup("")
+    points = [(one.mean_macs, one.top1) for one in report.trade_off.points]
     parts = []
     for index in range(5):
-        y_value = y_low + (y_high - y_low) * index / 4
-        x_value = x_low + (x_high - x_low) * index / 4
-        x, y = at(x_value, y_value)
-        parts.append(rect(left, y, WIDTH - left - right, 1, "grid"))
-        parts.append(words(left - 10, y + 4, text.percent(y_value), "tick", "end"))
-        parts.append(words(x, top + height + 22, text.macs(x_value), "tick", "middle"))
-    parts.append(words(WIDTH - right, top + height + 44, "MACs a photo", "axis", "end"))
-    parts.append(words(left, top - 4, "top-1", "axis"))
+        y_value = axes.y_low + (axes.y_high - axes.y_low) * index / 4
+        x_value = axes.x_low + (axes.x_high - axes.x_low) * index / 4
+        x, y = axes.at(x_value, y_value)
+        parts.append(rect(axes.left, y, axes.right - axes.left, 1, "grid"))
+        parts.append(words(axes.left - 10, y + 4, text.percent(y_value), "tick", "end"))
+        parts.append(words(x, axes.bottom + 22, text.macs(x_value), "tick", "middle"))
+    parts.append(words(axes.right, axes.bottom + 44, "MACs a photo", "axis", "end"))
+    parts.append(words(axes.left, axes.top - 4, "top-1", "axis"))
     path = " ".join(
         f"{'L' if i else 'M'}{_n(x)} {_n(y)}"
-        for i, (x, y) in enumerate(at(*point) for point in points)
+        for i, (x, y) in enumerate(axes.at(*point) for point in points)
     )
     parts.append(Markup('<path class="curve" d="{}"/>').format(path))
-    for x, y in (at(*point) for point in points):
+    for x, y in (axes.at(*point) for point in points):
         parts.append(circle(x, y, 3, "dot"))
-    x, y = at(*own)
+    x, y = axes.at(report.macs.mean or 0.0, report.accuracy.top1 or 0.0)
     parts.append(circle(x, y, 7, "own"))
     anchor = "end" if x > WIDTH * 0.7 else "start"
     parts.append(words(x + (-14 if anchor == "end" else 14), y + 22, "this job", "name", anchor))
     told = f"from {text.percent(points[0][1])} at {text.macs(points[0][0])} MACs"
     told += f" to {text.percent(points[-1][1])} at {text.macs(points[-1][0])} MACs"
-    return drawing(WIDTH, top + height + 52, "Accuracy against computation", told, parts)
+    return drawing(WIDTH, round(axes.bottom) + 52, "Accuracy against computation", told, parts)
+
+
+def histogram(report: Report) -> Markup:
+    """How many runs took how long, by the member that answered, with the percentiles marked."""
+    times = [(ms, one.stage) for one in report.photos or [] for ms in one.ms.get("total", [])]
+    total = report.latency_ms.get("total")
+    if len(times) < _FEWEST_TIMES or total is None:
+        return Markup("")
+    low, high = min(ms for ms, _ in times), max(ms for ms, _ in times)
+    high = min(high, max(1.5 * total.p99, low))
+    high = high if high > low else low + max(abs(low) * 0.01, 1e-6)
+    bins = max(8, min(48, round(2 * len(times) ** 0.5)))
+    counts = [[0] * len(report.stages) for _ in range(bins)]
+    for ms, stage in times:
+        counts[min(bins - 1, int((ms - low) / (high - low) * bins))][stage] += 1
+    axes = Axes(low, high, 0, max(map(sum, counts)), 56, WIDTH - 40, 66, 236)
+    step = (axes.right - axes.left) / bins
+    parts = [rect(axes.left, axes.bottom, axes.right - axes.left, 1, "zero")]
+    for index, column in enumerate(counts):
+        under = 0
+        for stage, count in enumerate(column):
+            x, y = axes.left + index * step, axes.at(low, under + count)[1]
+            if count:
+                height = count / axes.y_high * (axes.bottom - axes.top)
+                parts.append(rect(x + 1, y, step - 2, height, f"node stage-{stage % 4 + 1}"))
+            under += count
+    for index, (name, value) in enumerate(
+        (("p50", total.p50), ("p90", total.p90), ("p99", total.p99))
+    ):
+        x, top = axes.at(min(max(value, low), high), 0)[0], 10 + index * 18
+        anchor = "end" if x > WIDTH * 0.8 else "start"
+        parts.append(rect(x - 1, top, 2, axes.bottom - top, "percentile"))
+        told = f"{name} {text.milliseconds(value)}"
+        parts.append(words(x + (-7 if anchor == "end" else 7), top + 11, told, "tick", anchor))
+    for step_index in range(5):
+        value = low + (high - low) * step_index / 4
+        x = axes.at(value, 0)[0]
+        parts.append(words(x, axes.bottom + 22, text.milliseconds(value), "tick", "middle"))
+    parts.append(words(axes.left - 8, axes.top + 4, str(round(axes.y_high)), "tick", "end"))
+    parts.append(words(axes.left - 8, axes.bottom + 4, "0", "tick", "end"))
+    beyond = sum(ms > high for ms, _ in times)
+    told = f"{len(times)} runs from {text.milliseconds(low)} to {text.milliseconds(high)}"
+    told += f" and {beyond} longer, in the last column" * bool(beyond)
+    told += "; " + ", ".join(
+        f"{name} {text.milliseconds(getattr(total, name))}" for name in ("p50", "p90", "p99")
+    )
+    return drawing(WIDTH, round(axes.bottom) + 34, "How long a photo took", told, parts)
 
 
 def peers(report: Report) -> Markup:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from edgecompress.files import write_text
 
-from . import charts, text
+from . import charts, text, threshold
 from .accuracy import match
 from .examples import Example, choose
 from .peer_facts import cycles_of
@@ -48,6 +49,7 @@ def page_examples(material: Material) -> list[Example]:
 
 def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
     """The page as HTML. Everything that comes from the report is escaped."""
+    data = threshold.slider_data(report)
     stages = [[one for one in examples if one.stage == i] for i in range(len(report.stages))]
     return (
         environment()
@@ -62,6 +64,9 @@ def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
             timed=any(layer.p50_ms is not None for layer in report.layers or []),
             short_name=text.short_name,
             zip=zip,
+            slider_data=data,
+            script=Markup(threshold.script()) if data else None,
+            script_hash=threshold.script_hash() if data else None,
         )
     )
 

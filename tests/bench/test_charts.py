@@ -145,6 +145,33 @@ def test_trade_off_of_any_shape(
     drawn(charts.trade_off(told))
 
 
+def timed(report: Report, times: list[float]) -> Report:
+    photo = {**(report.photos or [])[0].model_dump(), "stage": 0}
+    photos = [{**photo, "ms": {"total": [ms]}} for ms in times]
+    part = {"p50": sorted(times)[len(times) // 2], "p90": max(times), "p99": max(times)}
+    total = {"total": {**part, "mean": 1.0, "n": len(times)}}
+    return Report.model_validate(report.model_dump() | {"photos": photos, "latency_ms": total})
+
+
+@pytest.mark.parametrize(
+    "times", [[5.0] * 9, [0.0] * 9, [1.0, 2.0, 3.0, 4.0, 1e6], [float(i % 97) for i in range(3000)]]
+)
+def test_the_histogram_stays_inside(report: Report, times: list[float]) -> None:
+    root = drawn(charts.histogram(timed(report, times)))
+    marks = [text[:3] for text in texts(root) if text.startswith("p")]
+    assert marks == ["p50", "p90", "p99"]
+    bars = [one for one in root.iter("rect") if "node" in one.attrib["class"]]
+    assert 1 <= len(bars) <= 48
+
+
+def test_the_histogram_counts_every_run(report: Report) -> None:
+    root = drawn(charts.histogram(report))
+    assert root.attrib["aria-label"].startswith("How long a photo took: 16 runs")
+    kinds = {one.attrib["class"] for one in root.iter("rect") if "node" in one.attrib["class"]}
+    assert kinds == {"node stage-1", "node stage-2"}
+    assert charts.histogram(report.model_copy(update={"photos": None})) == ""
+
+
 def test_nothing_to_draw_is_nothing(report: Report) -> None:
     assert charts.latency(report.model_copy(update={"latency_ms": {}})) == ""
     assert charts.trade_off(report.model_copy(update={"trade_off": None})) == ""
