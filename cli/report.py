@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgecompress.errors import GateError, InputError
-from edgecompress.files import write_text
+from edgecompress.files import write_json, write_text
 
 from . import jobs, show
 from .verb import History, Json, example, verb
@@ -112,6 +112,29 @@ def _compare(
             "docs/reports.md says what a condition means",
         )
     return None
+
+
+Exported = Annotated[Path, typer.Argument(metavar="A.json", help="The report.")]
+Benchmark = Annotated[
+    Path, typer.Option("--benchmark", help="The file to write, as pytest-benchmark writes its own.")
+]
+
+
+@app.command(
+    "export",
+    epilog=example("edgecompress report export out/kitchen/report.json --benchmark times.json"),
+)
+@verb
+def _export(report: Exported, *, benchmark: Benchmark, as_json: Json = False) -> Any:
+    """Write a report's times as a file of pytest-benchmark, for its tools."""
+    from ..bench.benchmark_json import benchmark_document, commit_info
+
+    document = benchmark_document(read(report), commit_info(Path.cwd()))
+    write_json(writable(benchmark), document)
+    names = [one["name"] for one in document["benchmarks"]]
+    if not as_json:
+        show.say(f"{benchmark}: {', '.join(names)}")
+    return {"benchmark": str(benchmark), "benchmarks": names}
 
 
 Model = Annotated[

@@ -164,3 +164,25 @@ def test_damaged_reports(reports: tuple[str, str], content: str, tmp_path: Path)
     assert shown.returncode == 3
     assert "broken.json" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_a_report_without_times_of_photos_is_not_exported(
+    reports: tuple[str, str], tmp_path: Path
+) -> None:
+    target = tmp_path / "benchmark.json"
+    shown = edgecompress("report", "export", reports[0], "--benchmark", str(target))
+    assert shown.returncode == 3
+    assert "percentiles only" in shown.stderr
+    assert not target.exists()
+
+
+def test_exported(reports: tuple[str, str], tmp_path: Path) -> None:
+    photo = {"photo": "0" * 16, "target": 1, "answer": 1, "rank": 1, "stage": 0}
+    photo |= {"ms": {"total": [9.0, 11.0]}, "confidences": [], "right": []}
+    path, target = tmp_path / "whole.json", tmp_path / "benchmark.json"
+    path.write_text(json.dumps(document(10.0) | {"photos": [photo]}))
+    shown = edgecompress("report", "export", str(path), "--benchmark", str(target), "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["benchmarks"] == ["small[total]"]
+    stats = json.loads(target.read_text())["benchmarks"][0]["stats"]
+    assert (stats["mean"], stats["rounds"]) == (pytest.approx(0.01), 2)

@@ -24,7 +24,14 @@ def edgecompress(*argv: str) -> subprocess.CompletedProcess[str]:
 
 
 SUB_VERBS = ["boards add", "boards start", "data", "data get"]
-SUB_VERBS += ["bench peers", "bench layers", "bench tune", "report compare", "report history"]
+SUB_VERBS += [
+    "bench peers",
+    "bench layers",
+    "bench tune",
+    "report compare",
+    "report history",
+    "report export",
+]
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *SUB_VERBS])
