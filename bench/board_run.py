@@ -18,6 +18,7 @@ from edgecompress import events
 from edgecompress.errors import BoardError, InputError
 from edgecompress.files import read_json, sha256_json
 
+from ..rpc.packages import environment
 from ..rpc.session import Session
 from ..runner.errors import RunnerError
 from ..runner.records import Record, photo_id, read_records
@@ -168,7 +169,7 @@ def _stream(session: Session, command: list[str], count: int, options: Options) 
                 task.advance(text=event.get("label") or event.get("error"))
 
         deadline = COMMAND_S + PHOTO_S * (count * options.repeat + options.warmup)
-        done = session.stream(command, timeout=deadline, on_line=show)
+        done = session.stream(command, timeout=deadline, on_line=show, env=environment(session))
     if done.returncode != 0:
         raise runner_error(session, done)
 

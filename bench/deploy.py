@@ -20,6 +20,7 @@ from edgecompress.errors import BoardError, CompileError, EdgeCompressError, Inp
 from edgecompress.files import cache_dir, sha256_file, write_bytes
 
 from ..compile.bundle import runner_sources
+from ..rpc.packages import environment
 from ..rpc.process import Completed
 from ..rpc.session import Session
 from ..runner.manifest import MAX_MANIFEST, NAME
@@ -140,4 +141,4 @@ def runner_error(session: Session, done: Completed) -> EdgeCompressError:
 
 def _check(session: Session, runner: str, bundle: str) -> Completed:
     command = [PYTHON, runner, bundle, "--check", "--unpack", BUNDLES]
-    return session.run(command, timeout=CHECK_S)
+    return session.run(command, timeout=CHECK_S, env=environment(session))

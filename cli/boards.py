@@ -122,6 +122,34 @@ def _probe(
     return {"name": name, "board": described, "file": str(path), **asdict(description)}
 
 
+@app.command("setup", epilog=example("edgecompress boards setup kitchen"))
+@verb
+def _setup(
+    name: Name,
+    *,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take away all that we put onto the board.")
+    ] = False,
+    as_json: Json = False,
+) -> Any:
+    """Give a board numpy and Pillow, fetched here; nobody has to be root, nor online, there."""
+    from ..rpc import connect, packages, probe
+
+    with connect(name) as session:
+        if remove:
+            packages.remove(session)
+            if not as_json:
+                show.say(f"{session.workdir} on {name} is empty")
+            return {"removed": session.workdir}
+        installed = packages.setup(session, probe(session).python)
+    if not as_json:
+        found = ", ".join(f"{key} {value}" for key, value in installed.packages.items())
+        how = "sent" if installed.sent else "there already"
+        show.say(f"{name}: {found} in {installed.folder} ({how})")
+        show.say(f"Check it: edgecompress doctor -b {name}")
+    return asdict(installed)
+
+
 @app.command("remove", epilog=example("edgecompress boards remove kitchen"))
 @verb
 def _remove(name: Name, as_json: Json = False) -> Any:

@@ -158,8 +158,7 @@ def _board_python(board: Board, facts: Facts) -> Check:
 def _package(name: str, found: str) -> Check:
     if found:
         return Check(name, "ok", found)
-    package = {"pillow": "python3-pil"}.get(name, f"python3-{name}")
-    return Check(name, "error", "not installed", f"on the board: sudo apt install {package}")
+    return Check(name, "error", "not installed", "edgecompress boards setup NAME")
 
 
 def _disk(facts: Facts) -> Check:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from edgecompress.errors import BoardError
 
 from ..targets.describe import Cpu, Evidence
+from .packages import environment
 from .session import Session
 
 T = TypeVar("T")
@@ -141,7 +142,8 @@ def _read(session: Session, make: Callable[[dict[str, Any]], T]) -> T:
         "throttled": list(telemetry.throttled),
     }
     argv = ["python3", "-c", _SCRIPT, json.dumps(asked)]
-    done = session.run(argv, timeout=PROBE_S, cwd=session.workdir)
+    env = environment(session)
+    done = session.run(argv, timeout=PROBE_S, cwd=session.workdir, env=env)
     done.check(
         f"'{session.name}' cannot tell about itself",
         "install Python on the board: sudo apt install python3 python3-numpy python3-pil",

@@ -7,11 +7,8 @@ under a name that holds its hash, so that it is sent once.
 from __future__ import annotations
 
 import compileall
-import gzip
-import io
 import py_compile
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -23,9 +20,9 @@ from edgecompress.wheels import Wheel
 from ..targets import Board
 from ..targets.runtime import TVM_VERSION, runtime_files, tvm_wheel
 from .session import Session
+from .trees import archive, send
 
 LAYOUT = 1
-UNPACK_S = 300.0
 
 # The newest release with wheels for each Python that runs TVM's own Python files.
 _NUMPY = {"3.10": "2.2.6", "3.11": "2.2.6", "3.12": "2.2.6", "3.13": "2.2.6", "3.14": "2.3.5"}
@@ -46,18 +43,7 @@ def provision(session: Session) -> str:
     folder = f"{session.workdir}/rpc-server-{sha256_file(packed)[:16]}"
     if session.run(["test", "-d", folder], timeout=30).returncode == 0:
         return folder
-    with events.task(f"sending the RPC server to '{session.name}' ({_megabytes(packed)})"):
-        archive = f"{folder}.tar.gz"
-        session.upload(packed, archive)
-        script = (
-            'rm -rf "$1.new" && mkdir "$1.new" && tar -xzf "$2" -C "$1.new" && mv "$1.new" "$1"'
-        )
-        done = session.run(["sh", "-c", script, "unpack", folder, archive], timeout=UNPACK_S)
-        session.remove(archive)
-        done.check(
-            f"cannot unpack the RPC server on '{session.name}'",
-            f"see what is free there: df -h {session.workdir}",
-        )
+    send(session, packed, folder, "the RPC server")
     return folder
 
 
@@ -81,7 +67,7 @@ def pack(board: Board) -> Path:
             _collect(board, Path(temporary))
             if _compiles(board):
                 _compile(Path(temporary))
-            _archive(Path(temporary), new)
+            archive(Path(temporary), new)
     return path
 
 
@@ -114,22 +100,3 @@ def _compile(folder: Path) -> None:
     """Byte code beside the sources: under emulation, or on a small board, it takes minutes."""
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     compileall.compile_dir(folder, quiet=2, workers=0, stripdir=str(folder), invalidation_mode=mode)
-
-
-def _archive(folder: Path, target: Path) -> None:
-    """A tar file that is the same for the same content: sorted, without times and owners."""
-    with (
-        target.open("wb") as raw,
-        gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream,
-        tarfile.open(fileobj=stream, mode="w") as archive,
-    ):
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                info = tarfile.TarInfo(str(path.relative_to(folder)))
-                content = path.read_bytes()
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-
-
-def _megabytes(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.0f} MB"

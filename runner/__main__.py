@@ -54,7 +54,7 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> None:
         raise RunnerError(
             "runtime",
             f"this Python lacks a library: {error}",
-            "sudo apt-get install python3-numpy python3-pil",
+            "edgecompress boards setup BOARD; or there: apt-get install python3-numpy python3-pil",
         ) from error
     photos = listed_photos(options.list) if options.list else find_photos(options.photos)
     if options.limit is not None:
