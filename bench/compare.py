@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -215,14 +216,18 @@ def _pairing(first: Report, second: Report) -> str:
     if first.photos is None or second.photos is None:
         which = "A" if first.photos is None else "B"
         return f"{which} does not list its photos (made by an older release)"
-    a, b = ({(one.photo, one.target) for one in report.photos or []} for report in (first, second))
-    if len(a) != len(first.photos) or len(b) != len(second.photos):
-        return "a photo is listed twice"
+    # Counted, not as sets: a file may lie in a photo set twice.
+    a, b = (Counter(map(_identity, report.photos or [])) for report in (first, second))
     if a == b:
         return ""
-    if {photo for photo, _ in a} == {photo for photo, _ in b}:
+    if Counter(photo for photo, _ in a.elements()) == Counter(photo for photo, _ in b.elements()):
         return "the photos are the same and their labels are not"
-    return f"{len(a & b)} photos are in both, {len(a - b)} only in A, {len(b - a)} only in B"
+    both, only_a, only_b = ((a & b).total(), (a - b).total(), (b - a).total())
+    return f"{both} photos are in both, {only_a} only in A, {only_b} only in B"
+
+
+def _identity(photo: PhotoFacts) -> tuple[str, int]:
+    return photo.photo, photo.target
 
 
 class _Samples:
@@ -232,17 +237,21 @@ class _Samples:
         self.paired = paired
         self.reports = (first, second)
         self._photos = tuple(
-            sorted(report.photos, key=lambda one: one.photo) if report.photos else None
+            sorted(report.photos, key=_identity) if report.photos else None
             for report in self.reports
         )
         self._ratios: dict[str, dict[str, tuple[float, float]] | str] = {}
 
-    def shares(self, of: str) -> Difference | None:
-        """The difference of a share; None where it cannot be told from chance."""
-        a, b = (None if one is None else _flags(one, of) for one in self._photos)
-        if a is not None and b is not None and self.paired and len(a) == len(b) and a:
+    def shares(self, of: tuple[str, str]) -> Difference | None:
+        """The difference of a share, called so in each; None where it is not known of photos."""
+        flags = [
+            None if photos is None else _flags(photos, name)
+            for photos, name in zip(self._photos, of, strict=True)
+        ]
+        a, b = flags
+        if a and b and self.paired:
             return significance.paired_difference(a, b)
-        counts = [self._count(i, of, flags) for i, flags in enumerate((a, b))]
+        counts = [self._count(i, of[i], flags[i]) for i in range(2)]
         if None in counts:
             return None
         (right, n), (other, m) = (count for count in counts if count is not None)
@@ -252,10 +261,9 @@ class _Samples:
         if flags is not None:
             return sum(flags), len(flags)
         report = self.reports[index]
-        told: dict[str, float | None] = {"top1": report.accuracy.top1, "top5": report.accuracy.top5}
         if of.startswith("hits."):
-            told[of] = report.stages[int(of[5:])].hit_rate
-        share = told.get(of)
+            return report.stages[int(of[5:])].hits, report.accuracy.n
+        share = getattr(report.accuracy, of)
         return None if share is None else (round(share * report.accuracy.n), report.accuracy.n)
 
     def times(self, part: str) -> dict[str, tuple[float, float]] | str:
@@ -288,13 +296,11 @@ class _Samples:
         return significance.ratio_intervals(a, b, self.paired and len(a) == len(b)).get("mean")
 
 
-def _flags(photos: Sequence[PhotoFacts], of: str) -> list[bool] | None:
-    """Of each photo whether it counts for a share; None where only some photos do."""
-    if of in ("top1", "top5"):
-        return [0 < one.rank <= int(of[-1]) for one in photos]
+def _flags(photos: Sequence[PhotoFacts], of: str) -> list[bool]:
+    """Of each photo whether it counts for a share: `top1`, `top5`, or `hits.` and a member."""
     if of.startswith("hits."):
         return [one.stage == int(of[5:]) for one in photos]
-    return None
+    return [0 < one.rank <= int(of[-1]) for one in photos]
 
 
 def _runs(photos: Sequence[PhotoFacts], part: str) -> dict[str, list[float]]:
@@ -335,15 +341,15 @@ def _row(a: Metric | None, b: Metric | None, blocked: str, samples: _Samples) ->
         return Row(**values, why=blocked)
     values["change"] = b.value - a.value
     values["relative"] = b.value / a.value - 1 if a.value else None
-    return Row(**values, **_chance(a, samples))
+    return Row(**values, **_chance(a, b, samples))
 
 
-def _chance(metric: Metric, samples: _Samples) -> dict[str, Any]:
+def _chance(metric: Metric, other: Metric, samples: _Samples) -> dict[str, Any]:
     """Interval, p-value and significance of one row, and what they rest on."""
     if metric.group == "latency" and metric.of:
         return _chance_of_time(metric, samples)
     if (metric.of in ("top1", "top5") and metric.key == metric.of) or metric.of.startswith("hits."):
-        found = samples.shares(metric.of)
+        found = samples.shares((metric.of, other.of))
         if found is None:
             return {"basis": "not known: no photo was answered"}
         if found.p is None:

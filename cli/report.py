@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edgecompress.errors import GateError, InputError
+from edgecompress.errors import GateError, InputError, UsageError
 from edgecompress.files import write_json, write_text
 
 from . import jobs, show
@@ -86,6 +86,9 @@ def _compare(
     from ..bench.markdown import comparison_markdown
 
     conditions = [gates.parse(text) for text in fail_if or ()]
+    for path in (out, markdown):
+        if path is not None and path.resolve() in (first.resolve(), second.resolve()):
+            raise UsageError(f"{path} is one of the reports", "give another file to write")
     comparison = compare(read(first), read(second), (first, second))
     verdicts = gates.check(comparison, conditions)
     if out is not None:

@@ -167,6 +167,29 @@ def test_nulls_and_other_members(before: Report) -> None:
     assert top1 and top1.why == "B: no photo today"
 
 
+def test_a_member_that_is_elsewhere_in_the_cascade(before: Report) -> None:
+    """B is A's last member alone: it answers all photos, as the first of its cascade."""
+    alone = {**before.stages[-1].model_dump(), "hits": before.accuracy.n, "hit_rate": 1.0}
+    rows = [{**photo.model_dump(), "stage": 0} for photo in before.photos or []]
+    reasons = {**before.not_measured, "trade_off": "one member"}
+    for photos in (rows, None):
+        parts = {"stages": [alone], "photos": photos, "trade_off": None, "not_measured": reasons}
+        after = changed(before, **parts)
+        comparison = held(before, after)
+        row = comparison.row("hits.big")
+        assert row and (row.a, row.b) == (50.0, 100.0)
+        assert row.interval and row.interval[0] > 0 and row.significant
+        gone = comparison.row("hits.small")
+        assert gone and gone.why == "B has no such number"
+
+
+def test_a_file_that_lies_in_the_set_twice(before: Report) -> None:
+    photos = before.photos or []
+    twice = changed(before, photos=[one.model_dump() for one in [*photos, photos[0]]])
+    assert held(twice, twice).pairing == ""
+    assert held(before, twice).pairing == "200 photos are in both, 0 only in A, 1 only in B"
+
+
 @pytest.mark.parametrize(
     ("condition", "failed"),
     [

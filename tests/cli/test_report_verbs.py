@@ -142,6 +142,7 @@ def test_one_json_document_with_its_code(reports: tuple[str, str]) -> None:
         (["--fail-if", "p50 much"], 2, "is not a condition"),
         (["--fail-if", "speed > 1"], 2, "unknown metric 'speed'"),
         (["--out", "{folder}"], 3, "it is a folder"),
+        (["--out", "{folder}/a.json"], 2, "is one of the reports"),
         (["--markdown", "/dev/null/x.md"], 3, "cannot write"),
     ],
 )
