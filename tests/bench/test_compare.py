@@ -145,6 +145,16 @@ def test_throttled_times_are_not_compared(before: Report) -> None:
     assert throttled(changed(before, board={"before": state("throttled now"), "after": state()}))
 
 
+def test_layers_are_shown_where_both_were_timed(before: Report) -> None:
+    layers = [{**one.model_dump(), "p50_ms": None, "share": None} for one in before.layers or []]
+    reasons = {**before.not_measured, "layers": "operators: not asked for"}
+    untimed = changed(before, layers=layers, not_measured=reasons)
+    page = Page(render_comparison(held(before, untimed)))
+    assert f"None of {len(layers)} can be compared: B: operators: not asked for." in page.text
+    page = Page(render_comparison(held(before, before)))
+    assert f"{len(layers)} of {len(layers)} layers" in page.text
+
+
 def test_what_differs_is_said_first(before: Report) -> None:
     after = changed(before, run={"threads": 9}, versions={"tvm": "9"}, board={"title": "Other"})
     texts = [note.text for note in held(before, after).notes]
