@@ -18,7 +18,7 @@ from .page import environment
 
 DRAWN = ("top1", "top5", "p50", "p90", "p99", "mean", "macs", "memory", "bundle")
 
-_NAME, _BARS, _MIDDLE, _REACH = 170, (184, 250), 690, 170
+_NAME, _BARS, _MIDDLE, _REACH = 170, (184, 250), 690, 160
 _ROW, _TOP = 46, 52
 
 
@@ -103,14 +103,16 @@ def _pair(row: Row, y: float, scale: float) -> list[Markup]:
     left, width = _BARS
     largest = max(row.a or 0.0, row.b or 0.0) or 1.0
     parts = [charts.words(_NAME, y + 18, row.title, "name", "end")]
-    faint = " faint" if row.why else ""
     for top, value, kind in ((y, row.a, "total"), (y + 15, row.b, "part")):
-        length = max((value or 0.0) / largest * width, 1.5)
-        parts.append(charts.rect(left, top, length, 12, f"bar {kind}{faint}"))
+        # Bars side by side compare: what is not comparable has none.
+        length = 0.0 if row.why else max((value or 0.0) / largest * width, 1.5)
+        if length:
+            parts.append(charts.rect(left, top, length, 12, f"bar {kind}"))
         told = text.value(value, row.unit)
+        told = f"{'A' if kind == 'total' else 'B'}: {told}" if row.why else told
         parts.append(charts.words(left + length + 6, top + 11, told, "tick"))
     if row.change is None:
-        parts.append(charts.words(_MIDDLE, y + 18, "not compared", "note", "middle"))
+        parts.append(charts.words(_MIDDLE + _REACH + 14, y + 18, "not compared", "note"))
         return parts
     kind = row.verdict or "unclear"
     ends = _ends(row)

@@ -11,7 +11,7 @@ import pytest
 
 from edgecompress.bench import gates
 from edgecompress.bench.compare import Comparison, compare, throttled
-from edgecompress.bench.compare_page import picture, render_comparison, write_comparison
+from edgecompress.bench.compare_page import DRAWN, picture, render_comparison, write_comparison
 from edgecompress.bench.markdown import comparison_markdown
 from edgecompress.bench.report import read_report, write_report
 from edgecompress.bench.schema import Report
@@ -126,6 +126,9 @@ def test_emulated_times_are_never_compared(before: Report, which: int) -> None:
             assert "not comparable" in row.why
     macs = comparison.row("macs")
     assert macs and macs.change == 0
+    bars = [one for one in picture(comparison).split("<rect ") if 'class="bar ' in one]
+    drawn = [row for row in comparison.rows if row.key in DRAWN and row.change is not None]
+    assert len(bars) == 2 * len(drawn) + 2, "and those of the key"
     page = Page(render_comparison(comparison))
     assert "Not all can be compared." in page.text
     assert "not comparable" in comparison_markdown(comparison)
