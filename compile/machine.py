@@ -13,7 +13,7 @@ Precision = Literal["float32", "float16"]
 
 _PACKS = (1, 2, 3, 4)  # vectors of outputs that one tile may hold side by side
 _QUANTISED_PACKS = (1, 2, 4)  # whole numbers of 8 bits are stored by eights and sixteens
-# What loads cost on x86 where each serves a single multiply-add: tiles of AVX2 that are 14 x 8 run at
+# What loads cost on x86 where each serves a single multiply-add: 14 x 8 tiles of AVX2 run at
 # half the speed of 6 x 16 ones.
 _BROADCAST = 1.5
 _FMA_LATENCY = 4  # cycles, of float32; Cortex-A53 to A76 and x86 since Skylake
