@@ -89,6 +89,7 @@ def plot(runs: Sequence[Entry], metric: str) -> Markup:
         f" {text.value(_points(rows, metric)[-1][1], unit_of(metric))}"
         for (_, board, precision), rows in series.items()
     )
+    told += f"; {len(failed)} failed" * bool(failed)
     return charts.drawing(charts.WIDTH, bottom + 34, f"{metric} over time", told, parts)
 
 

@@ -174,7 +174,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert page.tags.count("h2") == 2
     assert "failed: " + HOSTILE in page.text
     labels = [value for name, value in page.attributes if name == "aria-label"]
-    assert any("host, float32: 3 runs, last 11 ms" in label for label in labels)
+    assert any("host, float32: 3 runs, last 11 ms; 1 failed" in label for label in labels)
     assert "No run yet." in Page(render_history([], "p50")).text
 
 
