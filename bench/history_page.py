@@ -59,6 +59,8 @@ def plot(runs: Sequence[Entry], metric: str) -> Markup:
     x_low, x_high = min(times), max(times)
     y_low, y_high = charts.padded(min(y for _, y in points), max(y for _, y in points), 0.15)
     y_low = max(0.0, y_low)
+    if unit_of(metric) == "points":
+        y_high = min(100.0, y_high)
     bottom, width = _TOP + _HEIGHT, charts.WIDTH - _LEFT - _RIGHT
 
     def across(x: float) -> float:

@@ -188,3 +188,12 @@ def test_the_plot_stays_inside(runs: list[Entry]) -> None:
         assert 0 < float(one.attrib["cx"]) < width and 0 < float(one.attrib["cy"]) < height
     for one in root.iter("text"):
         assert 0 < float(one.attrib["y"]) < height
+
+
+def test_no_share_is_above_all() -> None:
+    whole = [dataclasses.replace(one, metrics={"top1": 100.0}) for one in RUNS]
+    root = ElementTree.fromstring(str(plot(whole, "top1")))
+    ticks = [one.text or "" for one in root.iter("text")]
+    assert "100.0 %" in ticks and not any(
+        tick.startswith("10") and tick > "100.0 %" for tick in ticks
+    )
