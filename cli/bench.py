@@ -8,40 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from edgecompress.errors import UsageError
 
 from . import bench_tune, jobs, show
 from .bench_tune import OtherPrecision
 from .precision import require_float16
-from .verb import Json, example, verb
+from .verb import JobUnlessNamed, Json, example, verb
 
 if TYPE_CHECKING:
     from ..bench.layers import Agreement, LayerCost
     from ..bench.peers import Comparison, Row
     from ..targets import Board
 
-_JOB = "job"
-
-
-class _JobUnlessNamed(TyperGroup):
-    """`bench JOB.toml` is `bench job JOB.toml`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put `job` before what is no command of the group."""
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
-            args = [_JOB, *args]
-        return super().parse_args(ctx, args)
-
 
 app = typer.Typer(
-    cls=_JobUnlessNamed,
+    cls=JobUnlessNamed,
     no_args_is_help=True,
     help="Measure: a job's photos on its board, or compiled networks beside other engines.",
     epilog=example("edgecompress bench examples/demo.toml", "edgecompress bench peers resnet50"),
 )
-jobs.add(app, "bench", _JOB)
+jobs.add(app, "bench", JobUnlessNamed.job)
 bench_tune.add(app)
 
 Models = Annotated[

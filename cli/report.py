@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from edgecompress.errors import GateError, InputError, UsageError
 from edgecompress.files import write_json, write_text
 
 from . import jobs, show
-from .verb import History, Json, example, verb
+from .verb import History, JobUnlessNamed, Json, example, verb
 
 if TYPE_CHECKING:
     from ..bench.compare import Comparison, Row
@@ -21,22 +20,11 @@ if TYPE_CHECKING:
     from ..bench.history import Entry
     from ..bench.schema import Report
 
-_JOB = "job"
 REPORT = "report.json"
 
 
-class _JobUnlessNamed(TyperGroup):
-    """`report JOB.toml` is `report job JOB.toml`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put `job` before what is no command of the group."""
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
-            args = [_JOB, *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_JobUnlessNamed,
+    cls=JobUnlessNamed,
     no_args_is_help=True,
     help="Tell: a job's report, or what several reports say together.",
     epilog=example(
@@ -44,7 +32,7 @@ app = typer.Typer(
         "edgecompress report compare out/before/report.json out/after/report.json",
     ),
 )
-jobs.add(app, "report", _JOB)
+jobs.add(app, "report", JobUnlessNamed.job)
 
 First = Annotated[Path, typer.Argument(metavar="A.json", help="The report to hold against.")]
 Second = Annotated[Path, typer.Argument(metavar="B.json", help="The report that is judged.")]

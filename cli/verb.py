@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from edgecompress.errors import BoardError, CompileError, EdgeCompressError, InputError
 
@@ -76,3 +77,15 @@ def _end(error: EdgeCompressError, as_json: bool) -> None:
 def example(*lines: str) -> str:
     """The example at the end of a verb's help."""
     return "[bold]Example:[/]\n\n" + "\n\n".join(f"  [cyan]{line}[/]" for line in lines)
+
+
+class JobUnlessNamed(TyperGroup):
+    """A group of verbs one of which is about jobs: `bench JOB.toml` is `bench job JOB.toml`."""
+
+    job = "job"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `job` before what is no command of the group."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [self.job, *args]
+        return super().parse_args(ctx, args)
