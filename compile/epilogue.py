@@ -18,7 +18,7 @@ from .integer import HIGH, LOW
 from .stage import Expression, like
 
 if TYPE_CHECKING:
-    from .kernels import Builder
+    from .kernel import Builder
 
 Applied = Callable[[Expression, Expression, Expression, Expression], Expression]
 

@@ -54,3 +54,14 @@ def like(number: float, value: Expression) -> Expression:
     whole = value.asobject() if hasattr(value, "asobject") else value
     # Arrays of numpy, in tests, take the number as it is.
     return tirx.const(number, whole.ty.dtype) if hasattr(whole, "ty") else number
+
+
+def bounded(read: Index, physical: int, channels: int, outer: Expression) -> Index:
+    """Reads of channels some of which may lie beyond those in memory (`outer` there)."""
+    import tvm
+
+    if physical >= channels:
+        return read
+    return lambda h, w, c: tvm.tirx.if_then_else(
+        c < physical, read(h, w, tvm.tirx.min(c, physical - 1)), outer
+    )

@@ -180,7 +180,8 @@ def compare(graph: Graph, layer: Layer, kernel: str, got: np.ndarray, want: np.n
     """Compare one activation with what it should be, of real numbers."""
     output = layer.output
     assert got.shape == want.shape, kernel
-    assert len(np.unique(want)) > min(2, want.size - 1), f"{kernel}: all alike tells nothing"
+    # A handful of numbers may be alike by chance.
+    assert want.size < 32 or len(np.unique(want)) > 2, f"{kernel}: all alike tells nothing"
     if output.quantization is not None:
         steps = np.clip(want / output.quantization.scale + output.quantization.zero, -128, 127)
         off = np.abs(got - steps) - 0.5

@@ -38,7 +38,8 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_engine_has_a_row(onnx: Path) -> None:
     found = compare(onnx, load_board("host"), [1], rounds=2)
     rows = {row.engine: row for row in found.rows}
-    assert set(rows) == {"edgecompress", *(peer.name for peer in PEERS)}
+    peers = {peer.name for peer in PEERS if peer.precision == "float32"}
+    assert set(rows) == {"edgecompress", *peers}
     ours, reference = rows["edgecompress"], rows["onnxruntime"]
     assert reference.ratio == (1.0, 1.0, 1.0)
     assert ours.difference is not None and ours.difference < 1e-4
@@ -49,6 +50,16 @@ def test_each_engine_has_a_row(onnx: Path) -> None:
             assert row.difference is not None and row.difference < 1e-3, row.engine
     assert rows["litert"].reason  # no .tflite file lies beside the model
     assert found.macs > 1_000_000
+
+
+def test_another_precision_is_a_row_of_its_own(onnx: Path) -> None:
+    found = compare(onnx, load_board("host"), [1], rounds=2, precisions=["int8"])
+    rows = {row.engine: row for row in found.rows}
+    whole = rows["edgecompress-int8"]
+    assert (whole.title, whole.reason) == ("EdgeCompress int8", "")
+    assert whole.ms is not None
+    assert whole.difference is not None
+    assert 1e-5 < whole.difference < 0.3, "eight bits are near, and not the same"
 
 
 @pytest.mark.board
