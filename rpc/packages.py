@@ -11,28 +11,25 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress import events, wheels
+from edgecompress import events
 from edgecompress.errors import BoardError
 from edgecompress.files import cache_dir, sha256_json, write_text, writing
-from edgecompress.wheels import Wheel
 
 from .session import Session
-from .trees import archive, send
+from .trees import NUMPY, archive, send, unpack_wheels
 
 FOLDER = "packages"
 _MARK = "packages.json"
 _ASK_S = 120.0
+# What we put into the working folder; a user may have chosen one with other things in it.
+_OURS = (FOLDER, "runner", "bundles", "photos", "runs")
+_OURS_BEGIN = (f"{FOLDER}.", "rpc-server-")
 
 # The newest releases with wheels for each Python, that a C library of 2018 can load.
 _PINS = {
     "3.9": ("numpy==2.0.2", "pillow==11.3.0"),
-    "3.10": ("numpy==2.2.6", "pillow==12.0.0"),
-    "3.11": ("numpy==2.2.6", "pillow==12.0.0"),
-    "3.12": ("numpy==2.2.6", "pillow==12.0.0"),
-    "3.13": ("numpy==2.2.6", "pillow==12.0.0"),
-    "3.14": ("numpy==2.3.5", "pillow==12.0.0"),
+    **{python: (f"numpy=={numpy}", "pillow==12.0.0") for python, numpy in NUMPY.items()},
 }
-_PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 
 
 @dataclass(frozen=True)
@@ -79,14 +76,15 @@ def setup(session: Session, python: str) -> Installed:
 
 
 def remove(session: Session) -> None:
-    """Take away everything that we ever put onto a board.
+    """Take away everything that we ever put onto a board, and nothing that lies beside it.
 
     Raises:
         BoardError: the connection is lost.
     """
     listed = session.run(["ls", "-A", session.workdir], timeout=_ASK_S)
     for name in listed.stdout.splitlines():
-        session.remove(f"{session.workdir}/{name}")
+        if name in _OURS or name.startswith(_OURS_BEGIN):
+            session.remove(f"{session.workdir}/{name}")
 
 
 def _folder(session: Session) -> str:
@@ -108,10 +106,7 @@ def _packed(session: Session, python: str) -> Path:
             writing(path) as new,
         ):
             folder = Path(temporary)
-            platforms = tuple(f"{tag}_{arch}" for tag in _PLATFORMS)
-            for pin in _PINS[python]:
-                wheel = Wheel(pin, None, platforms, python)
-                wheels.extract(wheel, lambda name: "/tests/" not in name, folder)
+            unpack_wheels(_PINS[python], arch, python, folder)
             write_text(folder / _MARK, _mark(session, python))
             archive(folder, new)
     return path

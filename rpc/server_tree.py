@@ -15,19 +15,15 @@ from pathlib import Path
 from edgecompress import events, wheels
 from edgecompress.errors import BoardError
 from edgecompress.files import cache_dir, sha256_file, sha256_json, writing
-from edgecompress.wheels import Wheel
 
 from ..targets import Board
 from ..targets.runtime import TVM_VERSION, runtime_files, tvm_wheel
 from .session import Session
-from .trees import archive, send
+from .trees import NUMPY, archive, send, unpack_wheels
 
 LAYOUT = 1
 
-# The newest release with wheels for each Python that runs TVM's own Python files.
-_NUMPY = {"3.10": "2.2.6", "3.11": "2.2.6", "3.12": "2.2.6", "3.13": "2.2.6", "3.14": "2.3.5"}
 _PINS = ("ml_dtypes==0.5.4", "psutil==7.2.2", "cloudpickle==3.1.2")
-_PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 
 _TVM_LIBRARIES = ("tvm/lib/libtvm_runtime.so", "tvm/lib/libtvm_runtime_extra.so")
 
@@ -49,13 +45,13 @@ def provision(session: Session) -> str:
 
 def pack(board: Board) -> Path:
     """The packed tree for a board's architecture and Python, made now if it is not cached."""
-    if board.python not in _NUMPY:
+    if board.python not in NUMPY:
         raise BoardError(
-            f"tuning on {board.name} needs Python {', '.join(_NUMPY)} there, not {board.python}",
+            f"tuning on {board.name} needs Python {', '.join(NUMPY)} there, not {board.python}",
             "use a newer operating system on the board",
         )
     key = sha256_json(
-        [LAYOUT, TVM_VERSION, board.arch, board.python, _NUMPY, _PINS, _compiles(board)]
+        [LAYOUT, TVM_VERSION, board.arch, board.python, NUMPY, _PINS, _compiles(board)]
     )
     path = cache_dir("rpc-server") / f"{board.arch}-{board.python}-{key[:16]}.tar.gz"
     if not path.exists():
@@ -79,10 +75,8 @@ def _collect(board: Board, folder: Path) -> None:
     # The server takes the library from TVM's own folder.
     (folder / "libtvm_runtime.so").unlink()
     wheels.extract(tvm_wheel(board), _needed_of_tvm, folder)
-    platforms = tuple(f"{tag}_{board.arch}" for tag in _PLATFORMS)
-    for pin in (f"numpy=={_NUMPY[board.python]}", *_PINS):
-        wheel = Wheel(pin, None, platforms, board.python)
-        wheels.extract(wheel, lambda name: "/tests/" not in name, folder)
+    pins = (f"numpy=={NUMPY[board.python]}", *_PINS)
+    unpack_wheels(pins, board.arch, board.python, folder)
 
 
 def _needed_of_tvm(name: str) -> bool:

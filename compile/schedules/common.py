@@ -127,6 +127,30 @@ def unroll(sch: TirSchedule, *loops: Handle | None) -> None:
             sch.unroll(loop)
 
 
+def tile_lines(
+    sch: TirSchedule, epilogue: Handle, lines: Handle, rows: Handle, width: int
+) -> tuple[Handle, Handle, Handle, Handle]:
+    """Cut a result `[1, height, width, channels]` into blocks of lines and packs of channels, and
+    those into tiles of pixels side by side.
+
+    Args:
+        width: channels of a pack.
+
+    Returns:
+        The loops over blocks and packs (one), tiles, pixels of a tile and channels of a pack.
+    """
+    _, down, across, channels = sch.get_loops(epilogue)
+    partial = extent(sch, across) % number(sch, rows)
+    packs, within = sch.split(channels, [None, width])
+    block, inner = sch.split(down, [None, lines])
+    tile, pixels = sch.split(across, [None, rows])
+    sch.reorder(block, packs, inner, tile, pixels, within)
+    outer = sch.fuse(block, packs)
+    if partial:
+        partition_tail(sch, tile)
+    return outer, tile, pixels, within
+
+
 def partition_tail(sch: TirSchedule, loop: Handle) -> None:
     """Give the last turn of a loop its own code, where its tile is partial.
 

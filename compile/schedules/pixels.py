@@ -13,11 +13,10 @@ from .common import (
     divisors,
     extent,
     inline,
-    number,
-    partition_tail,
     share,
     stages,
     stored_lanes,
+    tile_lines,
     unroll,
     vectorize,
 )
@@ -46,14 +45,8 @@ class PixelWords(Schedule):
         lanes = stored_lanes(sch, epilogue, count, machine)
         sizes = self._tiles(width, group, lanes // machine.lanes)
         rows = choose(sch, sizes, sizes[-1])
-        lines = choose(sch, divisors(height), self._lines(sch, height, count // lanes))
-        packs, within = sch.split(channels, [None, lanes])
-        block, inner = sch.split(down, [None, lines])
-        tile, pixels = sch.split(across, [None, rows])
-        sch.reorder(block, packs, inner, tile, pixels, within)
-        outer = sch.fuse(block, packs)
-        if width % number(sch, rows):
-            partition_tail(sch, tile)
+        lines = choose(sch, divisors(height), self._lines(height, count // lanes))
+        outer, tile, pixels, within = tile_lines(sch, epilogue, lines, rows, lanes)
         unroll(sch, pixels, vectorize(sch, within, lanes))
         share(sch, outer, height * width * count, machine)
         self._sum(sch, blocks, tile)
@@ -77,7 +70,7 @@ class PixelWords(Schedule):
         sizes = [size for size in range(group, max(most, group) + 1, group) if size <= width]
         return sizes or [width]
 
-    def _lines(self, sch: TirSchedule, height: int, packs: int) -> int:
+    def _lines(self, height: int, packs: int) -> int:
         """Lines of a block: enough blocks for all cores, small enough for the nearest cache."""
         fair = [n for n in divisors(height) if height // n * packs >= self.machine.cores]
         return max((n for n in fair if n <= 16), default=1)

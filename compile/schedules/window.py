@@ -14,11 +14,11 @@ from .common import (
     extent,
     inline,
     number,
-    partition_tail,
     schedule_pad,
     share,
     stages,
     stored_lanes,
+    tile_lines,
     unroll,
     vectorize,
 )
@@ -54,14 +54,9 @@ class SlidingWindow(Schedule):
         lines = choose(sch, divisors(height), self._lines(height))
         most = max(1, (machine.registers - 2) // (2 * number(sch, vectors)))
         rows = choose(sch, range(1, min(width, most, 8) + 1), _row_tile(width, most))
-        packs, within = sch.split(channels, [None, number(sch, vectors) * machine.lanes])
-        block, inner = sch.split(down, [None, lines])
-        tile, pixels = sch.split(across, [None, rows])
-        sch.reorder(block, packs, inner, tile, pixels, within)
-        outer = sch.fuse(block, packs)
-        if width % number(sch, rows):
-            partition_tail(sch, tile)
-        lanes = min(lanes, number(sch, vectors) * machine.lanes)
+        pack = number(sch, vectors) * machine.lanes
+        outer, tile, pixels, within = tile_lines(sch, epilogue, lines, rows, pack)
+        lanes = min(lanes, pack)
         unroll(sch, pixels, vectorize(sch, within, lanes))
         share(sch, outer, height * width * count * 4, machine)
 

@@ -43,7 +43,11 @@ def test_a_board_gets_its_packages_once(session: SshSession) -> None:
     session.remove("packages/PIL")
     assert packages.setup(session, "3.11.2").sent
 
+    session.write("theirs.txt", b"mine")
     packages.remove(session)
+    listed = session.run(["ls", "-A", session.workdir], timeout=60)
+    assert listed.stdout == "theirs.txt\n"
+    session.remove("theirs.txt")
     assert not imported_from(session).startswith(session.workdir)
     listed = session.run(["ls", "-A", session.workdir], timeout=60)
     assert listed.stdout == ""
