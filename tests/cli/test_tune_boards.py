@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,14 @@ def servers() -> dict[str, list[psutil.Process]]:
 
 
 def kill(server: list[psutil.Process]) -> None:
-    family = {child for one in server for child in one.children(recursive=True)}
-    for process in {*server, *family}:
-        process.kill()
+    """Kill a server and its children; one that ends by itself meanwhile is as dead as the rest."""
+    family = {*server}
+    for one in server:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family.update(one.children(recursive=True))
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @pytest.mark.board
