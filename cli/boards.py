@@ -17,6 +17,7 @@ VIRTUAL = "virtual-pi4"
 GENERIC = "generic-arm64"
 Name = Annotated[str, typer.Argument(help="What you call the board.")]
 Virtual = Annotated[str, typer.Argument(help="A virtual board, such as virtual-pi5.")]
+As = Annotated[str, typer.Option("--as", help="The name of a further board of that sort.")]
 
 
 @app.callback(epilog=example("edgecompress boards", "edgecompress boards start virtual-pi4"))
@@ -162,48 +163,62 @@ def _remove(name: Name, as_json: Json = False) -> Any:
     return {"removed": name}
 
 
-@app.command("start", epilog=example("edgecompress boards start virtual-pi4"))
+@app.command(
+    "start",
+    epilog=example(
+        "edgecompress boards start virtual-pi4",
+        "edgecompress boards start virtual-pi4 --as shelf-a",
+    ),
+)
 @verb
-def _start(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
-    """Start a virtual board; builds it first where that was not done yet."""
-    from ..rpc import virtual
+def _start(name: Virtual = VIRTUAL, copy: As = "", as_json: Json = False) -> Any:
+    """Start a virtual board; builds it first where that was not done yet.
 
-    virtual.start(name)
-    return _state(name, as_json)
+    With --as, a further board of that sort, with a disk of its own; it becomes one of yours.
+    """
+    from ..rpc import virtual
+    from ..targets.inventory import add, require_free
+
+    if copy:
+        require_free(copy)
+    entry = virtual.start(name, copy)
+    if copy:
+        add(entry)
+    return _state(name, copy, as_json)
 
 
 @app.command("stop", epilog=example("edgecompress boards stop virtual-pi4"))
 @verb
-def _stop(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
+def _stop(name: Virtual = VIRTUAL, copy: As = "", as_json: Json = False) -> Any:
     """End a virtual board and everything that runs on it; its disk is kept."""
     from ..rpc import virtual
 
-    virtual.stop(name)
-    return _state(name, as_json)
+    virtual.stop(name, copy)
+    return _state(name, copy, as_json)
 
 
 @app.command("status", epilog=example("edgecompress boards status virtual-pi4"))
 @verb
-def _status(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
+def _status(name: Virtual = VIRTUAL, copy: As = "", as_json: Json = False) -> Any:
     """Say whether a virtual board runs, and where it is reached."""
-    return _state(name, as_json)
+    return _state(name, copy, as_json)
 
 
 @app.command("reset", epilog=example("edgecompress boards reset virtual-pi4"))
 @verb
-def _reset(name: Virtual = VIRTUAL, as_json: Json = False) -> Any:
+def _reset(name: Virtual = VIRTUAL, copy: As = "", as_json: Json = False) -> Any:
     """End a virtual board and give it a fresh disk and fresh keys at its next start."""
     from ..rpc import virtual
 
-    virtual.reset(name)
-    return _state(name, as_json)
+    virtual.reset(name, copy)
+    return _state(name, copy, as_json)
 
 
-def _state(name: str, as_json: bool) -> Any:
+def _state(name: str, copy: str, as_json: bool) -> Any:
     from ..rpc import virtual
 
-    state = virtual.status(name)
+    state = virtual.status(name, copy)
     if not as_json:
         where = f"runs ({state.mode}), SSH on 127.0.0.1 port {state.port}"
-        show.say(f"{name} {where if state.running else 'does not run'}")
-    return {"name": name, **asdict(state)}
+        show.say(f"{copy or name} {where if state.running else 'does not run'}")
+    return {"name": copy or name, **asdict(state)}

@@ -3,13 +3,15 @@
 A board listens on 127.0.0.1, knows one key pair that lies in the user's cache, and is reached like
 any other. With root it runs in private namespaces; without, under proot. It outlives the command
 that started it, and starting or stopping it twice is no error. Boards know nothing of each other:
-each has a folder of its own in the cache, with its disk, keys and state.
+each has a folder of its own in the cache, with its disk, keys and state. One sort of board can
+have several copies, as a shelf has several boards; a copy comes back at the port that it had.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -17,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -30,6 +32,7 @@ from edgecompress.errors import BoardError, InputError, UsageError
 from edgecompress.files import cache_dir, read_json, write_bytes, write_json
 
 from ..targets import Board, BoardEntry, load_board, virtual_names
+from ..targets.inventory import NAME
 from . import binfmt
 from .deadline import Deadline
 from .virtual_tree import UID, USER, ensure_tree, forget_others
@@ -82,11 +85,12 @@ class _State:
             return False
 
 
-def start(name: str) -> BoardEntry:
+def start(name: str, copy: str = "") -> BoardEntry:
     """Start a board if it does not run; returns how to reach it.
 
     Args:
         name: one of `targets.virtual_names()`; so with all of these functions.
+        copy: what a further board of that sort is called; "" is the one that has the sort's name.
 
     Raises:
         BoardError: this machine cannot run it (the hint says what to install), or it does not
@@ -94,33 +98,32 @@ def start(name: str) -> BoardEntry:
         InputError: a wheel cannot be fetched.
     """
     board = _virtual(name)
-    folder = cache_dir(name)
+    folder = _folder(name, copy)
     with _locked(folder):
         state = _read_state(folder)
-        if state and state.alive and _answers(state.port):
-            return _entry(folder, name, state.port)
-        if state:
-            _kill(state)
-        _require_tools()
-        _make_keys(folder)
-        tree = ensure_tree(folder, board)
-        forget_others(folder, tree)
-        _install_keys(folder, tree)
-        with events.task(f"starting {name}"):
-            state = _launch(folder, name, tree)
-        return _entry(folder, name, state.port)
+        if not (state and state.alive and _answers(state.port)):
+            if state:
+                _kill(state)
+            _require_tools()
+            _make_keys(folder)
+            tree = ensure_tree(folder, board)
+            forget_others(folder, tree)
+            _install_keys(folder, tree)
+            with events.task(f"starting {copy or name}"):
+                state = _launch(folder, copy or name, tree, state.port if state else 0)
+        return replace(_entry(folder, name, state.port), name=copy or name)
 
 
-def stop(name: str) -> bool:
+def stop(name: str, copy: str = "") -> bool:
     """Stop a board and all that runs on it; False where it did not run. Its disk is kept."""
-    folder = cache_dir(_virtual(name).name)
+    folder = _folder(name, copy)
     with _locked(folder):
         return _stop(folder)
 
 
-def reset(name: str) -> None:
+def reset(name: str, copy: str = "") -> None:
     """Stop a board and give it a fresh disk and fresh keys at its next start."""
-    folder = cache_dir(_virtual(name).name)
+    folder = _folder(name, copy)
     with _locked(folder):
         _stop(folder)
         for path in folder.glob("tree-*"):
@@ -143,9 +146,9 @@ def disk(name: str) -> Path:
         return ensure_tree(folder, board)
 
 
-def status(name: str) -> VirtualStatus:
+def status(name: str, copy: str = "") -> VirtualStatus:
     """Whether a board runs, and where."""
-    folder = cache_dir(_virtual(name).name)
+    folder = _folder(name, copy)
     state = _read_state(folder)
     if state and state.alive and _answers(state.port):
         return VirtualStatus(True, state.mode, state.port, state.pid, folder)
@@ -174,6 +177,17 @@ def _virtual(name: str) -> Board:
     return load_board(name)
 
 
+def _folder(name: str, copy: str) -> Path:
+    """Where a board's disk, keys and state lie, made if it is not there.
+
+    Raises:
+        UsageError: it is not a virtual board, or `copy` is no name.
+    """
+    if copy and not re.match(NAME, copy):
+        raise UsageError(f"{copy!r} is no name of a board", "letters, digits, '-' and '_' are")
+    return cache_dir(_virtual(name).name, *(["copies", copy] if copy else []))
+
+
 def _locked(folder: Path) -> FileLock:
     return FileLock(folder / ".lock")
 
@@ -189,8 +203,8 @@ def _install_hint() -> str:
 
 
 def _stop(folder: Path) -> bool:
+    # The state stays, for the port.
     state = _read_state(folder)
-    (folder / "state.json").unlink(missing_ok=True)
     return _kill(state) if state else False
 
 
@@ -277,15 +291,15 @@ def _entry(folder: Path, name: str, port: int) -> BoardEntry:
     )
 
 
-def _launch(folder: Path, name: str, tree: Path) -> _State:
-    """Start it in the first way that works, and wait until it answers."""
+def _launch(folder: Path, name: str, tree: Path, port: int) -> _State:
+    """Start it in the first way that works, at `port` if that is free, and wait for its answer."""
     failures = []
     for mode, reason, command in _ways(name, tree):
         if reason:
             failures.append(f"{mode}: {reason}")
             continue
         try:
-            return _launch_as(folder, mode, command)
+            return _launch_as(folder, mode, command, port)
         except _NoAnswerError as error:
             failures.append(f"{mode}: {error}")
     raise BoardError(f"the virtual board cannot run: {'; '.join(failures)}", _install_hint())
@@ -333,8 +347,8 @@ class _NoAnswerError(Exception):
     """The board was started in one way and does not answer."""
 
 
-def _launch_as(folder: Path, mode: str, command: Callable[[int], list[str]]) -> _State:
-    port = _free_port()
+def _launch_as(folder: Path, mode: str, command: Callable[[int], list[str]], wanted: int) -> _State:
+    port = _free_port(wanted)
     log = folder / "log.txt"
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -366,7 +380,13 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _free_port() -> int:
+def _free_port(wanted: int) -> int:
+    """`wanted`, unless something listens there (or it is 0): a free port then."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        # What the last server there left in TIME_WAIT does not matter to sshd either.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -112,15 +112,24 @@ def add(entry: BoardEntry) -> None:
         BoardError: `entry.board` names no board.
         InputError: a value is not allowed; the message names it.
     """
-    if entry.name in board_names():
-        raise UsageError(
-            f"'{entry.name}' names a sort of board and cannot name one of yours",
-            f"choose another name, such as my-{entry.name}",
-        )
+    require_free(entry.name)
     load_board(entry.board)
     with _locked():
         kept = [one for one in entries() if one.name != entry.name]
         _write([*kept, entry])
+
+
+def require_free(name: str) -> None:
+    """Refuse a name that a board of the user's cannot have.
+
+    Raises:
+        UsageError: it is one of `board_names()`.
+    """
+    if name in board_names():
+        raise UsageError(
+            f"'{name}' names a sort of board and cannot name one of yours",
+            f"choose another name, such as my-{name}",
+        )
 
 
 def remove(name: str) -> None:

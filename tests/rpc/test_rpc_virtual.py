@@ -10,6 +10,7 @@ import pytest
 from edgecompress.errors import BoardError, UsageError
 from edgecompress.files import write_json
 from edgecompress.rpc import Session, apt, binfmt, connect, virtual
+from edgecompress.rpc.ssh import SshSession
 from edgecompress.rpc.traceable import program
 from edgecompress.rpc.virtual_tree import cpuinfo, userland
 from edgecompress.targets import load_board, virtual_names
@@ -108,6 +109,30 @@ def test_killed_from_outside_it_starts_again(
             assert session.run(["hostname"], timeout=60).stdout == "virtual-pi4\n"
     finally:
         virtual.stop(PI4)
+
+
+@pytest.mark.board
+def test_a_copy_is_a_board_of_its_own_and_keeps_its_port(
+    virtual_board: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = userland()
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    shutil.copy(packed, userland())
+    try:
+        entry = virtual.start(PI4, "shelf-a")
+        assert (entry.name, entry.board) == ("shelf-a", PI4)
+        assert not virtual.status(PI4).running
+        virtual.stop(PI4, "shelf-a")
+        assert virtual.start(PI4, "shelf-a") == entry
+        with SshSession(entry) as session:
+            assert session.run(["hostname"], timeout=60).stdout == "shelf-a\n"
+    finally:
+        virtual.stop(PI4, "shelf-a")
+
+
+def test_a_copy_needs_a_name_that_is_no_path() -> None:
+    with pytest.raises(UsageError, match="no name of a board"):
+        virtual.start(PI4, "../x")
 
 
 def test_sources_of_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
