@@ -49,6 +49,7 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> None:
         message = f"the run cannot be kept on CPUs {placement.cpus}: {error.strerror}"
         raise RunnerError("runtime", message, "run on all cores: --cluster all") from error
     try:
+        from .feed import follow
         from .run import Options, find_photos, listed_photos, run
     except ImportError as error:
         raise RunnerError(
@@ -56,11 +57,6 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> None:
             f"this Python lacks a library: {error}",
             "edgecompress boards setup BOARD; or there: apt-get install python3-numpy python3-pil",
         ) from error
-    photos = listed_photos(options.list) if options.list else find_photos(options.photos)
-    if options.limit is not None:
-        photos = photos[: options.limit]
-    if not photos:
-        raise RunnerError("input", "no photos", "name files or folders: --photos PATH...")
     settings = Options(
         threads=options.threads or len(placement.cpus),
         cluster=placement.cluster,
@@ -70,6 +66,14 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> None:
         profile=options.profile,
         every_stage=options.every_stage,
     )
+    if options.feed:
+        follow(bundle, options.feed, settings, placement=placement, say=_say)
+        return
+    photos = listed_photos(options.list) if options.list else find_photos(options.photos)
+    if options.limit is not None:
+        photos = photos[: options.limit]
+    if not photos:
+        raise RunnerError("input", "no photos", "name files or folders: --photos PATH...")
     run(bundle, photos, options.out, settings, placement=placement, say=_say)
 
 
@@ -96,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--photos", type=Path, nargs="+", metavar="PATH", help="files or folders")
     what.add_argument("--list", type=Path, metavar="FILE", help="lines of: id, tab, path")
+    what.add_argument("--feed", type=Path, metavar="DIR", help="lists that appear there, in turn")
     what.add_argument("--check", action="store_true", help="check (and unpack) the bundle only")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="results")
     parser.add_argument("--unpack", type=Path, default=_cache(), metavar="DIR", help=_UNPACK_HELP)

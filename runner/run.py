@@ -137,9 +137,9 @@ def run(
     _warm_up(cascade, engine, todo, options.warmup)
     for index, photo in enumerate(todo):
         repeated = options.latency_photos is None or index < options.latency_photos
-        record = _classify(cascade, engine, photo, options, options.repeat if repeated else 1)
-        _append(predictions, record)
-        say(_progress(cascade, record, index + 1, len(todo)))
+        record = answer(cascade, engine, photo, options, options.repeat if repeated else 1)
+        append(predictions, record)
+        say(progress(cascade, record, index + 1, len(todo)))
     after = measure.telemetry()
     result = {
         "format": FORMAT,
@@ -201,9 +201,10 @@ def _warm_up(cascade: Cascade, network: Network, photos: Sequence[Photo], count:
         return
 
 
-def _classify(
+def answer(
     cascade: Cascade, network: Network, photo: Photo, options: Options, repeat: int
 ) -> Record:
+    """Classify a photo `repeat` times; a record with an error where it cannot be read."""
     try:
         first = _once(cascade, network, photo, options.every_stage)
         again = tuple(
@@ -227,7 +228,8 @@ def _once(cascade: Cascade, network: Network, photo: Photo, every_stage: bool) -
     return dataclasses.replace(outcome, timings_ms=timings)
 
 
-def _append(predictions: Path, record: Record) -> None:
+def append(predictions: Path, record: Record) -> None:
+    """Add a record to a file, on the disk before anything else is done."""
     # Closed each time: what a full disk did not take must not fail once more at the end.
     with _writing(predictions), predictions.open("a", encoding="utf-8") as stream:
         stream.write(record.to_line())
@@ -252,7 +254,8 @@ def _write_whole(path: Path, text: str) -> None:
         temporary.replace(path)
 
 
-def _progress(cascade: Cascade, record: Record, done: int, total: int) -> dict[str, Any]:
+def progress(cascade: Cascade, record: Record, done: int, total: int) -> dict[str, Any]:
+    """What is said of a photo once its record is written."""
     line: dict[str, Any] = {"event": "photo", "done": done, "total": total, "photo": record.photo}
     if record.outcome is None:
         return {**line, "error": record.error}
