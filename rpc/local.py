@@ -129,6 +129,11 @@ class _Pipes:
             return None
         return status if status >= 0 else 128 - status
 
+    def beat(self) -> None:
+        with self._lock:
+            if self._process.stdin:
+                self._process.stdin.write(b"\n")
+
     def hang_up(self) -> None:
         """Closing the lifeline makes the wrapper's shell kill the command, then end itself."""
         with self._lock:

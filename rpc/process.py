@@ -25,13 +25,19 @@ GRACE_S = 10.0
 
 # The command runs in a process group of its own (that of `timeout`), away from our standard input.
 # That input is a lifeline: when it closes, because we closed it or because we or the connection
-# died, the whole group is killed.
+# died, the whole group is killed. A link that was cut closes nothing: so a line comes every
+# `BEAT_S`, and the group is killed too when none came for `SILENCE_S`.
 _SCRIPT = (
-    'cd "$1" || exit 125; limit=$2; shift 2; exec 3<&0; '
+    'cd "$1" || exit 125; limit=$2 silence=$3; shift 3; exec 3<&0; '
     'timeout -s KILL "$limit" env "$@" </dev/null 3<&- & job=$!; '
-    "(read -r _ <&3; kill -s KILL -- -$job || kill -s KILL $job) >/dev/null 2>&1 & line=$!; "
+    '(if [ "$limit" -gt "$silence" ]; '
+    'then while timeout "$silence" sh -c "read -r _" <&3; do :; done; '
+    "else while read -r _ <&3; do :; done; fi; "
+    "kill -s KILL -- -$job || kill -s KILL $job) >/dev/null 2>&1 & line=$!; "
     "wait $job; code=$?; kill $line 2>/dev/null; exit $code"
 )
+BEAT_S = 30.0
+SILENCE_S = 120
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ def command_line(
     # `env` would take a program's name with '=' for a variable.
     program = ["sh", "-c", 'exec "$0" "$@"', *argv] if "=" in argv[0] else list(argv)
     limit = str(max(1, math.ceil(timeout)))
-    words = ["sh", "-c", _SCRIPT, "edgecompress", cwd, limit, *variables, *program]
+    words = ["sh", "-c", _SCRIPT, "edgecompress", cwd, limit, str(SILENCE_S)]
+    words += [*variables, *program]
     if any("\0" in word for word in words):
         raise UsageError("a command holds a NUL byte")
     return shlex.join(words)
@@ -90,13 +97,19 @@ class Transport(Protocol):
         """The exit status, or None where there is none: the connection was lost."""
         ...
 
+    def beat(self) -> None:
+        """Send an empty line down the lifeline; `OSError` where it is closed."""
+        ...
+
     def hang_up(self) -> None:
         """Close the lifeline and all streams."""
         ...
 
 
 class Running:
-    """A started command. Two threads read its streams, so that neither can block the other."""
+    """A started command. Two threads read its streams, so that neither can block the other, and
+    a third tells the board that we are there.
+    """
 
     def __init__(self, transport: Transport, label: str, board: str, timeout: float) -> None:
         self._transport = transport
@@ -110,8 +123,18 @@ class Running:
         self._line = b""
         self._open = 2
         self._completed: Completed | None = None
+        self._ended = threading.Event()
         for stream in self._output:
             threading.Thread(target=self._pump, args=(stream,), daemon=True).start()
+        if timeout > SILENCE_S:
+            threading.Thread(target=self._beat, name="lifeline", daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            try:
+                self._transport.beat()
+            except (OSError, ValueError):
+                return
 
     def _pump(self, stream: str) -> None:
         while True:
@@ -148,6 +171,8 @@ class Running:
             return False
         if not chunk:
             self._open -= 1
+        if not self._open:
+            self._ended.set()
         self._output[stream].append(chunk)
         if stream == "stdout" and on_line:
             self._lines(chunk, on_line)
@@ -187,6 +212,7 @@ class Running:
 
     def stop(self) -> None:
         """Kill the command and all that it started. Safe to call twice, or after its end."""
+        self._ended.set()
         self._transport.hang_up()
 
     def __enter__(self) -> Self:

@@ -38,7 +38,7 @@ class SshSession(Commands):
         BoardError: it cannot be reached, trusted or logged in to.
     """
 
-    def __init__(self, entry: BoardEntry, timeout: float = 20.0) -> None:
+    def __init__(self, entry: BoardEntry, timeout: float | None = None) -> None:
         board = load_board(entry.board)
         self.board = dataclasses.replace(board, python=entry.python) if entry.python else board
         self.name = entry.name
@@ -238,6 +238,9 @@ class _Channel:
         self._channel.status_event.wait(Deadline(timeout).remaining)
         status = self._channel.exit_status
         return None if status < 0 else status
+
+    def beat(self) -> None:
+        self._channel.sendall(b"\n")
 
     def hang_up(self) -> None:
         self._channel.close()

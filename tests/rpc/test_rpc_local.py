@@ -15,6 +15,7 @@ import pytest
 
 from edgecompress.errors import BoardError, UsageError
 from edgecompress.rpc import Session, connect, probe
+from edgecompress.rpc import process as rpc_process
 from edgecompress.rpc.deadline import Deadline
 from edgecompress.rpc.local import LocalSession
 from edgecompress.targets import load_board
@@ -127,6 +128,18 @@ def test_a_killed_parent_takes_its_command_along(tmp_path: Path) -> None:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     assert gone("987603")
+
+
+@pytest.mark.parametrize("beat", [0.3, 100.0])
+def test_a_command_lives_as_long_as_it_hears_of_us(
+    session: Session, monkeypatch: pytest.MonkeyPatch, beat: float
+) -> None:
+    """A cut link closes nothing: only that no more is heard tells the board."""
+    monkeypatch.setattr(rpc_process, "SILENCE_S", 1)
+    monkeypatch.setattr(rpc_process, "BEAT_S", beat)
+    with session.start(["sleep", "987613"], timeout=60) as running:
+        assert gone("987613", within=2.5) == (beat == 100.0)
+        assert running.poll(0.1) is False or beat == 100.0
 
 
 def test_uploads_are_skipped_when_nothing_changed(session: Session, tmp_path: Path) -> None:
