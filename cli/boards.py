@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..targets import Board, board_names, load_board
+from ..targets import Board, load_boards
 from . import show
 from .verb import Json, example, verb
 
@@ -33,19 +33,27 @@ def _list(as_json: Json = False) -> Any:
     """List the boards that are described, and your own."""
     from ..targets.inventory import entries
 
-    known = [load_board(name) for name in board_names()]
+    known, broken = load_boards()
     mine = entries()
     if not as_json:
         rows = [[b.name, b.title, b.soc, _cores(b)] for b in known if b.supported]
         show.table("Boards", ["name", "board", "SoC", "cores"], rows)
         rows = [[b.name, b.title, b.reason] for b in known if not b.supported]
         show.table("Known, and not supported", ["name", "board", "because"], rows)
+        if broken:
+            show.table(
+                "Files of yours that are damaged", ["name", "because"], [*map(list, broken.items())]
+            )
         if mine:
             rows = [[e.name, e.board, e.user, e.host, str(e.port or 22)] for e in mine]
             show.table("Yours", ["name", "board", "user", "host", ">port"], rows)
         else:
             show.say("Add your own: edgecompress boards add NAME --board rpi4b --host ADDRESS")
-    return {"boards": [asdict(b) for b in known], "yours": [asdict(e) for e in mine]}
+    return {
+        "boards": [asdict(b) for b in known],
+        "yours": [asdict(e) for e in mine],
+        "broken": [{"name": name, "reason": reason} for name, reason in broken.items()],
+    }
 
 
 def _cores(board: Board) -> str:
@@ -74,12 +82,21 @@ def _add(
     ] = "",
     workdir: Annotated[str, typer.Option(help="The folder on it that is ours.")] = "edgecompress",
     python: Annotated[str, typer.Option(help="Its Python, such as 3.13, if not the usual.")] = "",
+    jump: Annotated[
+        str, typer.Option(help="Reached through user@bastion:port; more with commas between them.")
+    ] = "",
+    jump_host_key: Annotated[
+        str,
+        typer.Option(help="The jump host's key's fingerprint; absent: known_hosts decides."),
+    ] = "",
     as_json: Json = False,
 ) -> Any:
     """Write a board of yours into the inventory. Nothing is sent to it."""
     from ..targets.inventory import BoardEntry, add, inventory_path
 
-    entry = BoardEntry(name, board, host, port, user, identity, trust, workdir, python)
+    entry = BoardEntry(
+        name, board, host, port, user, identity, trust, workdir, python, jump, jump_host_key
+    )
     add(entry)
     if not as_json:
         then = f"boards probe {name}" if board == GENERIC else f"doctor -b {name}"

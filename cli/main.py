@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from edgecompress import __version__
+from edgecompress.errors import UsageError
 
-from . import bench, boards, data, doctor, export, jobs, report
+from ..targets.inventory import VARIABLE
+from . import bench, boards, data, doctor, export, jobs, report, show
+
+INVENTORY = "--inventory"
+
+
+class _Verbs(TyperGroup):
+    """The verbs, with `--inventory` before or behind any of them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `--inventory FILE` in front, wherever it stands."""
+        own: list[str] = []
+        others: list[str] = []
+        rest = iter(args)
+        for word in rest:
+            if word == "--":
+                others += [word, *rest]
+            elif word == INVENTORY:
+                value = next(rest, None)
+                if value is None:
+                    raise typer.BadParameter("needs a file", ctx, param_hint=INVENTORY)
+                own += [word, value]
+            else:
+                (own if word.startswith(f"{INVENTORY}=") else others).append(word)
+        return super().parse_args(ctx, [*own, *others])
+
 
 app = typer.Typer(
     name="edgecompress",
+    cls=_Verbs,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
@@ -30,6 +61,14 @@ def _top(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    inventory: Annotated[
+        Path | None,
+        typer.Option(
+            INVENTORY,
+            envvar=VARIABLE,
+            help="The file of your own boards; by default one in your configuration folder.",
+        ),
+    ] = None,
 ) -> None:
     """Put a fast, honest version of a PyTorch image classifier on an ARM board.
 
@@ -38,6 +77,9 @@ def _top(
 
     Exit codes: 0 done, 1 ours, 2 usage, 3 input or data, 4 board, 5 compile or tune, 6 a gate.
     """
+    if inventory is not None:
+        # For this process and those that it starts.
+        os.environ[VARIABLE] = str(inventory.expanduser().resolve())
 
 
 jobs.register(app)
@@ -50,8 +92,23 @@ app.add_typer(data.app, name="data")
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """The console script. What the parser refuses is JSON too where that was asked for."""
+    if "--json" not in sys.argv:
+        app()
+        return
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        refused = UsageError(error.format_message(), _help(error))
+        show.failure(refused, as_json=True)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(1)
+
+
+def _help(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'edgecompress'} --help"
 
 
 if __name__ == "__main__":

@@ -125,8 +125,8 @@ def _socket(hop: Address, client: _Client, timeout: float) -> Any:
     with theirs:
         client.proxy = subprocess.Popen(
             ["/bin/sh", "-c", f"exec {hop.proxy}"],
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -1,6 +1,6 @@
 """Boards as data: one TOML file a board, its loader, and the user's own boards."""
 
-from .board import board_names, load_board, require_supported, virtual_names
+from .board import board_names, load_board, load_boards, require_supported, virtual_names
 from .description import Board, Cluster, ClusterName, Emulation, Telemetry
 from .inventory import BoardEntry
 
@@ -13,6 +13,7 @@ __all__ = [
     "Telemetry",
     "board_names",
     "load_board",
+    "load_boards",
     "require_supported",
     "virtual_names",
 ]

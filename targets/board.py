@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from edgecompress.errors import BoardError, unknown_name
+from edgecompress.errors import BoardError, InputError, unknown_name
 from edgecompress.files import config_dir
 
 from .description import Arch, Board, Cluster, Emulation, Telemetry
@@ -92,8 +92,18 @@ def board_names() -> list[str]:
 
 def virtual_names() -> list[str]:
     """The names of the boards that run here under emulation, sorted."""
-    others = (name for name in board_names() if name != "host")
-    return [name for name in others if load_board(name).kind == "virtual"]
+    return [board.name for board in load_boards()[0] if board.kind == "virtual"]
+
+
+def load_boards() -> tuple[tuple[Board, ...], dict[str, str]]:
+    """All boards that are described, by name; and of damaged files the board's name and why."""
+    boards, broken = [], {}
+    for name in board_names():
+        try:
+            boards.append(load_board(name))
+        except (BoardError, InputError) as error:
+            broken[name] = error.message
+    return tuple(boards), broken
 
 
 def load_board(name: str) -> Board:

@@ -1,12 +1,14 @@
 """The user's own boards: a TOML file of names, addresses and pinned host keys, and no secrets.
 
-The file lies at `boards.toml` in the user's configuration folder and may be edited by hand. It is
-read as untrusted: every value is checked before it comes near a command line or a socket.
+The file is the one that `EDGECOMPRESS_INVENTORY` names (`edgecompress --inventory`), else
+`boards.toml` in the user's configuration folder, and may be edited by hand. It is read as
+untrusted: every value is checked before it comes near a command line or a socket.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,14 +16,19 @@ from typing import Annotated
 from filelock import FileLock
 from pydantic import Field
 
-from edgecompress.errors import BoardError, UsageError, unknown_name
+from edgecompress.errors import BoardError, InputError, UsageError, unknown_name
 from edgecompress.files import config_dir, write_text
 
-from .board import board_names, load_board, virtual_names
+from .board import board_names, load_board, require_supported, virtual_names
 from .schema import Strict, parse_toml, read_toml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$"
-FINGERPRINT = r"^SHA256:[A-Za-z0-9+/]{43}$"
+FINGERPRINT = r"SHA256:[A-Za-z0-9+/]{43}"
+VARIABLE = "EDGECOMPRESS_INVENTORY"
+_HOP = (
+    r"([A-Za-z0-9_][A-Za-z0-9._-]{0,63}@)?"
+    r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_][A-Za-z0-9._-]{0,253})(:[0-9]{1,5})?"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,10 @@ class BoardEntry:
             trusts what ~/.ssh/known_hosts knows.
         workdir: the folder on the board that is ours; a relative one is below the login's home.
         python: version of the board's Python ("3.13"), where it is not the one of `board`.
+        jump: hosts on the way, `user@host:port` each, with commas between them, the one that is
+            reached first in front; "" takes `ProxyJump` or `ProxyCommand` of ~/.ssh/config.
+        jump_host_key: their host keys' fingerprints, as many and in the same order; "" trusts what
+            known_hosts knows.
     """
 
     name: str
@@ -51,6 +62,8 @@ class BoardEntry:
     host_key: str = ""
     workdir: str = "edgecompress"
     python: str = ""
+    jump: str = ""
+    jump_host_key: str = ""
 
 
 class _Entry(Strict):
@@ -59,11 +72,13 @@ class _Entry(Strict):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     user: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._@-]{0,63})?$")] = ""
     identity_file: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,1024}$")] = ""
-    host_key: Annotated[str, Field(pattern=f"{FINGERPRINT}|^$")] = ""
+    host_key: Annotated[str, Field(pattern=f"^({FINGERPRINT})?$")] = ""
     workdir: Annotated[str, Field(pattern=r"^[A-Za-z0-9/._][A-Za-z0-9/._ -]{0,255}$")] = (
         "edgecompress"
     )
     python: Annotated[str, Field(pattern=r"^(3\.[0-9]{1,2})?$")] = ""
+    jump: Annotated[str, Field(pattern=f"^({_HOP}(,{_HOP}){{0,7}})?$")] = ""
+    jump_host_key: Annotated[str, Field(pattern=f"^({FINGERPRINT}(,{FINGERPRINT}){{0,7}})?$")] = ""
 
 
 class _Inventory(Strict):
@@ -72,16 +87,23 @@ class _Inventory(Strict):
 
 def inventory_path() -> Path:
     """Where the inventory lies."""
-    return config_dir() / "boards.toml"
+    named = os.environ.get(VARIABLE)
+    return Path(named).expanduser() if named else config_dir() / "boards.toml"
 
 
 def entries() -> tuple[BoardEntry, ...]:
     """All boards of the inventory, sorted by name.
 
     Raises:
-        InputError: the file is damaged; the message names the key.
+        InputError: the file is damaged (the message names the key), or is named and not there.
     """
     path = inventory_path()
+    if os.environ.get(VARIABLE) and not path.exists():
+        raise InputError(f"no such inventory: {path}", "edgecompress boards add makes it")
+    return _entries(path)
+
+
+def _entries(path: Path) -> tuple[BoardEntry, ...]:
     if not path.exists():
         return ()
     read = read_toml(path, _Inventory, "inventory")
@@ -109,13 +131,13 @@ def add(entry: BoardEntry) -> None:
 
     Raises:
         UsageError: the name is one of `board_names()`, which name sorts of boards.
-        BoardError: `entry.board` names no board.
+        BoardError: `entry.board` names no board, or one for which nothing can be compiled.
         InputError: a value is not allowed; the message names it.
     """
     require_free(entry.name)
-    load_board(entry.board)
+    require_supported(load_board(entry.board))
     with _locked():
-        kept = [one for one in entries() if one.name != entry.name]
+        kept = [one for one in _entries(inventory_path()) if one.name != entry.name]
         _write([*kept, entry])
 
 

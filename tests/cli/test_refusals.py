@@ -241,3 +241,32 @@ def test_boards_that_do_not_tune_together(job: Path, tmp_path: Path) -> None:
     # Also where kernels would be measured on another sort than they are for.
     with pytest.raises(UsageError, match="'pi-a' is a rpi4b, 'pi-b' a rpi5"):
         steps.tune(replace(run, tuned_on=("pi-b",)))
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["boards", "add"], "Missing argument 'name'."),
+        (["boards", "nonsense"], "No such command 'nonsense'."),
+        (["run", "a.toml", "--nonsense"], "No such option: --nonsense"),
+        (["run", "a.toml", "--threads", "many"], "Invalid value for '--threads'"),
+        (["boards", "list", "--inventory"], "needs a file"),
+    ],
+)
+def test_what_the_parser_refuses_is_json_too(argv: list[str], said: str) -> None:
+    shown = _edgecompress(*argv[:1], "--json", *argv[1:])
+    assert (shown.returncode, shown.stderr) == (2, "")
+    told = json.loads(shown.stdout)["error"]
+    assert said in told["message"]
+    assert told["exit_code"] == 2
+    assert told["hint"].endswith("--help")
+
+
+def test_an_inventory_is_named_anywhere(tmp_path: Path) -> None:
+    lab = str(tmp_path / "lab.toml")
+    words = ["boards", "add", "shelf", "--host", "10.0.0.1", "--json"]
+    assert _edgecompress("--inventory", lab, *words).returncode == 0
+    for argv in (["boards", "--inventory", lab], ["boards", "list", f"--inventory={lab}"]):
+        listed = _edgecompress(*argv, "--json")
+        assert [one["name"] for one in json.loads(listed.stdout)["yours"]] == ["shelf"]
+    assert json.loads(_edgecompress("boards", "--json").stdout)["yours"] == []

@@ -94,8 +94,7 @@ def test_ssh_config_is_honoured(home: Path) -> None:
     assert address.identity_files == (f"{home}/key",)
     own = resolve(BoardEntry("x", "rpi4b", "lab", 22, "pi", "~/mine"))
     assert (own.port, own.user, own.identity_files) == (22, "pi", (f"{home}/mine",))
-    with pytest.raises(BoardError, match="not supported"):
-        resolve(BoardEntry("x", "rpi4b", "jump"))
+    assert [hop.host for hop in resolve(BoardEntry("x", "rpi4b", "jump")).jumps] == ["other"]
 
 
 @pytest.mark.board

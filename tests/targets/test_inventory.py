@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgecompress.errors import BoardError, InputError, UsageError
-from edgecompress.targets import BoardEntry
+from edgecompress.targets import BoardEntry, load_boards, virtual_names
 from edgecompress.targets.inventory import add, entries, find, inventory_path, remove
 
 KEY = "SHA256:" + "aB3+/" * 8 + "xyz"
@@ -53,6 +53,37 @@ def test_names_of_sorts_of_boards_stay_theirs() -> None:
         add(entry(board="rpi44"))
 
 
+def test_a_board_that_nothing_can_be_compiled_for_is_refused() -> None:
+    with pytest.raises(BoardError, match="not supported: its cores are 32-bit"):
+        add(entry(board="rpi2b"))
+    assert entries() == ()
+
+
+def test_a_named_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made by `add`; one that is not there is an error, since nobody names it for nothing."""
+    add(entry())
+    monkeypatch.setenv("EDGECOMPRESS_INVENTORY", str(tmp_path / "lab.toml"))
+    with pytest.raises(InputError, match=r"no such inventory: .*lab\.toml"):
+        find("kitchen")
+    add(entry("shelf", jump="me@gate:2200,[fe80::1]", jump_host_key=f"{KEY},{KEY}"))
+    assert [one.name for one in entries()] == ["shelf"]
+    assert find("shelf").jump == "me@gate:2200,[fe80::1]"
+    monkeypatch.delenv("EDGECOMPRESS_INVENTORY")
+    assert [one.name for one in entries()] == ["kitchen"]
+
+
+def test_a_damaged_board_file_breaks_nothing_else() -> None:
+    path = inventory_path().with_name("boards") / "mine.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("title = 1")
+    boards, broken = load_boards()
+    assert "mine.toml" in broken["mine"]
+    assert {"rpi4b", "virtual-pi4"} <= {board.name for board in boards}
+    assert virtual_names() == ["virtual-pi4", "virtual-pi5"]
+    with pytest.raises(InputError, match=r"mine\.toml"):
+        add(entry(board="mine"))
+
+
 @pytest.mark.parametrize(
     ("values", "key"),
     [
@@ -63,6 +94,10 @@ def test_names_of_sorts_of_boards_stay_theirs() -> None:
         ({"host_key": "SHA256:short"}, "host_key"),
         ({"workdir": "$(id)"}, "workdir"),
         ({"identity_file": "a\nb"}, "identity_file"),
+        ({"jump": "-oProxyCommand=id"}, "jump"),
+        ({"jump": "a b"}, "jump"),
+        ({"jump": "a,,b"}, "jump"),
+        ({"jump_host_key": f"{KEY} {KEY}"}, "jump_host_key"),
     ],
 )
 def test_bad_values_never_reach_the_file(values: dict[str, object], key: str) -> None:
