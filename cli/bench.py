@@ -14,7 +14,8 @@ from edgecompress.errors import UsageError
 from . import bench_tune, jobs, show
 from .bench_tune import OtherPrecision
 from .precision import require_float16
-from .verb import JobUnlessNamed, Json, example, verb
+from .steps import alone
+from .verb import JobUnlessNamed, Json, Wait, example, verb, waiting
 
 if TYPE_CHECKING:
     from ..bench.layers import Agreement, LayerCost
@@ -73,6 +74,7 @@ def _peers(
     threads: Threads = None,
     precision: Other = None,
     database: Records = None,
+    wait: Wait = None,
     as_json: Json = False,
 ) -> Any:
     """Compare compiled networks with ONNX Runtime, ncnn, MNN and LiteRT on the same input."""
@@ -85,7 +87,8 @@ def _peers(
     files = [find_model(model) for model in models or MODELS]
     found = []
     for model, file in zip(models or MODELS, files, strict=True):
-        comparison = compare(file, where, counts, database, precisions=others)
+        with alone(where, "bench peers", waiting(wait)):
+            comparison = compare(file, where, counts, database, precisions=others)
         if not as_json:
             _show(model, comparison)
         found.append({**asdict(comparison), "model": model})
@@ -116,6 +119,7 @@ def _layers(
     board: Where = "host",
     precision: Single = None,
     database: Records = None,
+    wait: Wait = None,
     as_json: Json = False,
 ) -> Any:
     """Show where a compiled network's time goes (on a virtual board: its instructions)."""
@@ -124,7 +128,8 @@ def _layers(
 
     where = _measurable(board)
     other = next(iter(_others([precision] if precision else [], where)), "float32")
-    rows = profile_layers(find_model(model), where, database, other)
+    with alone(where, "bench layers", waiting(wait)):
+        rows = profile_layers(find_model(model), where, database, other)
     agreed = agreement(rows)
     if not as_json:
         _show_layers(model, where, rows)

@@ -15,11 +15,11 @@ from edgecompress import events
 from edgecompress.errors import UsageError
 
 from . import summary
-from .jobs import Trials, duration
+from .jobs import Trials
 from .precision import require_float16
 from .steps import find_board
 from .tune_boards import endpoints, require_once, require_one_sort
-from .verb import Json, example, verb
+from .verb import Json, Wait, duration, example, verb, waiting
 
 if TYPE_CHECKING:
     from ..targets import Board
@@ -87,6 +87,7 @@ def _tune(
     cost: By = None,
     threads: Threads = None,
     precision: Single = None,
+    wait: Wait = None,
     as_json: Json = False,
 ) -> Any:
     """Tune the kernels of networks; `bench peers` and `bench layers` use the records."""
@@ -97,7 +98,7 @@ def _tune(
 
     if budget is None and trials is None:
         raise UsageError("no budget to tune with", "give --budget 10m, or --trials N")
-    seconds = None if budget is None else duration(budget)
+    seconds = None if budget is None else duration(budget, "--budget")
     names = tuple(board or ("host",))
     require_once(names)
     boards = {name: find_board(name) for name in names}
@@ -113,7 +114,7 @@ def _tune(
             files,
             where,
             PREPROCESS,
-            {} if estimate else endpoints(names, "fast", threads),
+            {} if estimate else endpoints(names, "fast", threads, wait=waiting(wait)),
             database=database,
             trials=trials,
             seconds=seconds,

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from ..targets import Board, load_boards
-from . import show
+from . import boards_watch, show
 from .verb import Json, example, verb
 
 app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
+boards_watch.add(app)
 
 VIRTUAL = "virtual-pi4"
 GENERIC = "generic-arm64"

@@ -8,13 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from edgecompress.errors import UsageError
-
 from . import steps, summary
 from .job import Job, load_job
 from .state import open_workspace
 from .steps import Run
-from .verb import Data, History, Json, example, verb
+from .verb import Data, History, Json, Wait, duration, example, verb, waiting
 
 # verb -> (last step, what the help says, what is printed at the end)
 VERBS = {
@@ -140,6 +138,7 @@ def _command(last: str, tell: summary.Tell) -> Any:
         threads: Threads = None,
         cluster: OnCluster = ClusterChoice.JOB,
         peers: Peers = None,
+        wait: Wait = None,
         history: History = None,
         as_json: Json = False,
     ) -> Any:
@@ -151,7 +150,7 @@ def _command(last: str, tell: summary.Tell) -> Any:
         default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
         with open_workspace(out or default) as space:
             first, tuned_on = (board or [wanted.board])[0], tuple(board or wanted.tune.boards)
-            run = Run(wanted, space, first, data, quick, tuned_on, history)
+            run = Run(wanted, space, first, data, quick, tuned_on, history, waiting(wait))
             run = steps.run_until(run, last)
             return tell(run, as_json)
 
@@ -166,7 +165,7 @@ def _overridden(
     if limit is not None:
         bench = bench.model_copy(update={"limit": limit, "emulated_limit": limit})
     if budget is not None or trials is not None:
-        seconds = 0 if budget is None else duration(budget)
+        seconds = 0 if budget is None else duration(budget, "--budget")
         tune = tune.model_copy(update={"seconds": seconds, "trials": trials or 0})
     if cost is not TuningCost.JOB:
         tune = tune.model_copy(update={"cost": cost.value})
@@ -181,20 +180,3 @@ def _benched(job: Job, threads: int | None, cluster: ClusterChoice, peers: bool 
     if peers is not None:
         changed["peers"] = peers
     return job.model_copy(update={"bench": job.bench.model_copy(update=changed)})
-
-
-def duration(text: str) -> float:
-    """Seconds of a `--budget`: 90s, 10m or 2h.
-
-    Raises:
-        UsageError: it is no time.
-    """
-    units = {"s": 1, "m": 60, "h": 3600}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        value = float(number) * units[unit]
-    except ValueError:
-        value = 0
-    if not 0 < value < float("inf"):
-        raise UsageError(f"--budget: '{text}' is not a time", "write 90s, 10m or 2h")
-    return value

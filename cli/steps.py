@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgecompress.errors import BoardError, unknown_name
 from edgecompress.files import building, read_json, sha256_file, sha256_json, write_json
 
 from ..rpc import connect
+from ..rpc.lease import lease
 from ..targets import Board, board_names, load_board, require_supported
 from ..targets.inventory import entries
 from .job import Job, compress_config, pretrained_config
@@ -35,6 +37,7 @@ class Run:
         quick: whether a `[compress]` job trains for minutes instead of hours.
         tuned_on: the boards, all of one sort, that kernels are tuned on; empty is `board_name`.
         history: the file of the history; None is the user's.
+        wait: seconds to wait for a board that somebody else measures on.
     """
 
     job: Job
@@ -44,6 +47,7 @@ class Run:
     quick: bool = False
     tuned_on: tuple[str, ...] = ()
     history: Path | None = None
+    wait: float = 0.0
 
     @cached_property
     def board(self) -> Board:
@@ -249,7 +253,7 @@ def tune(run: Run) -> None:
 
             estimate = cycle_estimate(run.seen)
         else:
-            sources = endpoints(names, run.job.bench.cluster)
+            sources = endpoints(names, run.job.bench.cluster, wait=run.wait)
         result = tune_networks(
             run.networks(),
             run.seen,
@@ -319,6 +323,21 @@ def deploy(run: Run) -> None:
         send(session, run.bundle)
 
 
+@contextmanager
+def alone(board: Board, purpose: str, wait: float) -> Iterator[None]:
+    """Hold this machine's lease where times are taken on it; counts under emulation need none.
+
+    Raises:
+        BoardError: somebody else measures on it.
+    """
+    if board.kind != "host":
+        yield
+        return
+    with connect(board.name) as session, lease(session, purpose, wait=wait) as held:
+        yield
+        held.require()
+
+
 def bench(run: Run) -> None:
     """Classify the photos on the board, by the board's own runner."""
     out = run.space.path("board")
@@ -326,8 +345,12 @@ def bench(run: Run) -> None:
     def work() -> None:
         from ..bench.board_run import run_on_board
 
-        with connect(run.board_name) as session:
+        with (
+            connect(run.board_name) as session,
+            lease(session, "bench", wait=run.wait) as held,
+        ):
             run_on_board(session, run.bundle, run.photos, out, run.job.bench)
+            held.require()
 
     inputs = {
         "bundle": sha256_file(run.bundle),
@@ -360,7 +383,8 @@ def peers(run: Run) -> None:
         part = run.space.path("peers", f"{onnx.stem}.json")
 
         def work(onnx: Path = onnx, part: Path = part) -> None:
-            write_json(part, compare_network(onnx, run.seen, threads, database, compiler))
+            with alone(run.board, "bench peers", run.wait):
+                write_json(part, compare_network(onnx, run.seen, threads, database, compiler))
 
         # A step for each network: a job that is killed goes on with the next one.
         inputs = {**common, "network": sha256_file(onnx)}

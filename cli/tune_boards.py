@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from edgecompress.errors import UsageError
 
-from ..rpc import connect
+from ..rpc import Endpoint, connect, rpc_server
+from ..rpc.lease import lease, new_token
 from ..targets import Board, ClusterName
 
 # The longest that one RPC server on a board lives; tuning opens another one then.
 SERVER_S = 24 * 3600.0
+PURPOSE = "tuning"
 
-Opener = Callable[[], AbstractContextManager[Any]]
+Opener = Callable[[], AbstractContextManager[Endpoint]]
 
 
 def require_once(names: Sequence[str]) -> None:
@@ -64,32 +67,37 @@ def _plain(value: Any) -> str:
 
 
 def endpoints(
-    names: Sequence[str], cluster: ClusterName, threads: int | None = None
+    names: Sequence[str], cluster: ClusterName, threads: int | None = None, *, wait: float = 0.0
 ) -> dict[str, Opener]:
     """What opens an RPC server on each board; each board is reached once now.
 
     Args:
         threads: as of `endpoint`.
+        wait: seconds to wait for a board that somebody else measures on.
 
     Raises:
-        BoardError: one cannot be reached.
+        BoardError: one cannot be reached, or is in use.
     """
+    tokens = {name: new_token() for name in names}
     for name in names:
-        connect(name).close()
-    return {name: partial(endpoint, name, cluster, threads) for name in names}
+        with connect(name) as session, lease(session, PURPOSE, wait=wait, token=tokens[name]):
+            pass
+    return {name: partial(endpoint, name, cluster, threads, tokens[name]) for name in names}
 
 
 @contextmanager
-def endpoint(name: str, cluster: ClusterName, threads: int | None = None) -> Iterator[Any]:
-    """An RPC server on the CPUs of a cluster of a board, over a session of its own.
+def endpoint(
+    name: str, cluster: ClusterName, threads: int | None = None, token: str = ""
+) -> Iterator[Endpoint]:
+    """An RPC server on the CPUs of a cluster of a board that is ours, over a session of its own.
 
     Args:
         threads: at most so many of these CPUs, one thread on each; None is all.
+        token: of `lease`.
     """
     from ..bench.placement import placement
-    from ..rpc.server import rpc_server
 
-    with connect(name) as session:
+    with connect(name) as session, lease(session, PURPOSE, token=token) as held:
         cpus = placement(session, cluster).cpus[:threads]
         with rpc_server(session, deadline=SERVER_S, cpus=cpus) as reached:
-            yield reached
+            yield replace(reached, require=held.require)

@@ -10,7 +10,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edgecompress.errors import BoardError, CompileError, EdgeCompressError, InputError
+from edgecompress.errors import (
+    BoardError,
+    CompileError,
+    EdgeCompressError,
+    InputError,
+    UsageError,
+)
 
 from ..runner.errors import RunnerError
 from . import show
@@ -34,6 +40,11 @@ History = Annotated[
         envvar="EDGECOMPRESS_HISTORY",
         help="The file that runs are recorded in; by default one in the user's data folder.",
     ),
+]
+
+Wait = Annotated[
+    str | None,
+    typer.Option("--wait", help="How long to wait for a board that is in use: 90s, 10m, 2h."),
 ]
 
 INTERRUPTED = 130
@@ -67,6 +78,32 @@ def verb(work: Callable[..., Any]) -> Callable[..., None]:
                 show.document(document)
 
     return command
+
+
+def duration(text: str, option: str) -> float:
+    """Seconds of an option such as `--budget`: 90s, 10m or 2h.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        value = float(number) * units[unit]
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{option}: '{text}' is not a time", "write 90s, 10m or 2h")
+    return value
+
+
+def waiting(wait: str | None) -> float:
+    """Seconds of a `--wait`; 0 where it is not given.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    return 0.0 if wait is None else duration(wait, "--wait")
 
 
 def _end(error: EdgeCompressError, as_json: bool) -> None:

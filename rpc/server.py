@@ -11,7 +11,7 @@ import re
 import secrets
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,17 +38,24 @@ _MAGIC = 0xFF271
 _MISMATCH = _MAGIC + 2
 
 
+def _nothing() -> None:
+    """What an endpoint requires that nobody can take away."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """An RPC server as seen from this machine: `tvm.rpc.connect(host, port, key)`.
 
-    `cpus` are those of the board that it runs on; empty where none were named.
+    Attributes:
+        cpus: those of the board that it runs on; empty where none were named.
+        require: raises `BoardError` once the board must not be measured on any more.
     """
 
     host: str
     port: int
     key: str
     cpus: tuple[int, ...] = ()
+    require: Callable[[], None] = _nothing
 
 
 @contextmanager

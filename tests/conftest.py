@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,14 @@ def _own_history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("history")
         patch.setenv("EDGECOMPRESS_HISTORY", str(folder / "history.sqlite"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_lease(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The lease on this machine, so that others who test or measure on it are no failure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGECOMPRESS_LEASE", str(tmp_path_factory.mktemp("lease") / "lease.json"))
         yield
 
 
@@ -124,6 +132,21 @@ def photo_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     return tuple(paths)
 
 
+@pytest.fixture(scope="session")
+def many_photos(
+    photo_files: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ...]:
+    """Enough photos that a run of them can be hit in its middle: the eight, with a mark behind."""
+    folder = tmp_path_factory.mktemp("many")
+    paths = []
+    for index in range(400):
+        source = photo_files[index % len(photo_files)]
+        path = folder / f"{index:03}{source.suffix}"
+        path.write_bytes(source.read_bytes() + f"{index}".encode())
+        paths.append(path)
+    return tuple(paths)
+
+
 COLOURS = {"disc": (200, 40, 40), "square": (40, 60, 200)}
 
 
@@ -147,6 +170,12 @@ def write_shapes(root: Path, count: int, seed: int, width: int = 56, height: int
         for number in range(count):
             draw_shape(name, rng, width, height).save(root / name / f"{number:03d}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def make_shapes() -> Callable[..., Path]:
+    """`write_shapes`, for other rooms' fixtures."""
+    return write_shapes
 
 
 @pytest.fixture(scope="session")
