@@ -38,6 +38,8 @@ _SCRIPT = (
 )
 BEAT_S = 30.0
 SILENCE_S = 120
+# What a command may say at most; a run over a hundred thousand photos says a fifth of it.
+OUTPUT_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,10 @@ class Running:
         self._timeout = timeout
         self._started = Deadline(timeout)
         self._deadline = Deadline(timeout + GRACE_S)
-        self._chunks: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        # Bounded, so that a board which talks without end is not listened to without end.
+        self._chunks: queue.Queue[tuple[str, bytes]] = queue.Queue(maxsize=256)
         self._output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self._said = 0
         self._line = b""
         self._open = 2
         self._completed: Completed | None = None
@@ -162,7 +166,11 @@ class Running:
             raise
 
     def poll(self, timeout: float, on_line: OnLine | None = None) -> bool:
-        """Handle one chunk of output, waiting up to `timeout` s; True when all has been read."""
+        """Handle one chunk of output, waiting up to `timeout` s; True when all has been read.
+
+        Raises:
+            BoardError: the command says more than anything of ours would.
+        """
         if self._open == 0:
             return True
         try:
@@ -174,6 +182,14 @@ class Running:
         if not self._open:
             self._ended.set()
         self._output[stream].append(chunk)
+        self._said += len(chunk)
+        if self._said > OUTPUT_BYTES:
+            self.stop()
+            raise BoardError(
+                f"'{self._label}' on '{self._board}' said more than {OUTPUT_BYTES >> 20} MiB"
+                " and was killed",
+                f"see what the board runs: edgecompress doctor --board {self._board}",
+            )
         if stream == "stdout" and on_line:
             self._lines(chunk, on_line)
         return self._open == 0

@@ -142,6 +142,16 @@ def test_a_command_lives_as_long_as_it_hears_of_us(
         assert running.poll(0.1) is False or beat == 100.0
 
 
+@pytest.mark.parametrize("command", ["yes", "cat /dev/zero"])
+def test_a_command_that_talks_without_end_is_killed(
+    session: Session, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(rpc_process, "OUTPUT_BYTES", 3 << 20)
+    with pytest.raises(BoardError, match="said more than 3 MiB"):
+        session.run(["sh", "-c", f"{command} # 987614"], timeout=60)
+    assert gone(f"{command} # 987614")
+
+
 def test_uploads_are_skipped_when_nothing_changed(session: Session, tmp_path: Path) -> None:
     local = tmp_path / "file"
     local.write_bytes(b"one")
