@@ -92,6 +92,17 @@ class BenchTable(BaseModel):
     peers: bool = False
 
 
+class DeployTable(BaseModel):
+    """How the bundle goes to a board.
+
+    Attributes:
+        sign: the key that signs it (`edgecompress keys`); None is no signature.
+    """
+
+    model_config = _Strict
+    sign: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")] | None = None
+
+
 class Job(BaseModel):
     """A whole job: photos and a classifier in, a report out.
 
@@ -113,6 +124,7 @@ class Job(BaseModel):
     quantize: QuantizeTable = QuantizeTable()
     tune: TuneTable = TuneTable()
     bench: BenchTable = BenchTable()
+    deploy: DeployTable = DeployTable()
 
     @model_validator(mode="after")
     def _one_classifier(self) -> Job:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import steps, summary
-from .job import Job, load_job
+from .job import DeployTable, Job, load_job
 from .state import open_workspace
 from .steps import Run
 from .verb import Data, History, Json, Wait, duration, example, verb, waiting
@@ -107,6 +107,12 @@ Peers = Annotated[
 ]
 
 
+Sign = Annotated[
+    str | None,
+    typer.Option("--sign", metavar="KEY", help="Sign the bundle (`edgecompress keys`)."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     for name in VERBS:
@@ -140,6 +146,7 @@ def _command(last: str, tell: summary.Tell) -> Any:
         peers: Peers = None,
         wait: Wait = None,
         history: History = None,
+        sign: Sign = None,
         as_json: Json = False,
     ) -> Any:
         wanted = _overridden(load_job(job), limit, budget, trials, cost)
@@ -147,6 +154,7 @@ def _command(last: str, tell: summary.Tell) -> Any:
         if precision is not None:
             quantize = wanted.quantize.model_copy(update={"precision": precision.value})
             wanted = wanted.model_copy(update={"quantize": quantize})
+        wanted = _signed(wanted, sign)
         default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
         with open_workspace(out or default) as space:
             first, tuned_on = (board or [wanted.board])[0], tuple(board or wanted.tune.boards)
@@ -155,6 +163,16 @@ def _command(last: str, tell: summary.Tell) -> Any:
             return tell(run, as_json)
 
     return command
+
+
+def _signed(job: Job, sign: str | None) -> Job:
+    """The job with another key; whether there is one is seen now, not after the compile."""
+    sign = sign or job.deploy.sign
+    if sign is None:
+        return job
+    from ..compile.signing import public_key
+
+    return job.model_copy(update={"deploy": DeployTable(sign=public_key(sign).name)})
 
 
 def _overridden(

@@ -14,7 +14,7 @@ from edgecompress import __version__
 from edgecompress.errors import UsageError
 
 from ..targets.inventory import VARIABLE
-from . import bench, boards, data, doctor, export, jobs, report, show
+from . import bench, boards, data, doctor, export, jobs, keys, report, show
 
 INVENTORY = "--inventory"
 
@@ -88,6 +88,7 @@ doctor.register(app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(report.app, name="report")
 app.add_typer(boards.app, name="boards")
+app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")
 
 

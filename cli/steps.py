@@ -313,6 +313,11 @@ def compile_(run: Run) -> None:
         **compiler_precision(run.job),
     }
     run.space.step("compile", inputs, [compiled, run.bundle], work)
+    if run.job.deploy.sign:
+        from ..compile.signing import sign_bundle
+
+        # A key gives one manifest the same signature each time: the file changes only once.
+        sign_bundle(run.bundle, run.job.deploy.sign)
 
 
 def deploy(run: Run) -> None:

@@ -87,6 +87,7 @@ def _checked(bundle: Bundle) -> "dict[str, Any]":
         "event": "checked",
         "bundle": str(bundle.folder),
         "sha256": bundle.sha256,
+        "signed_by": bundle.signed_by,
         "cascade": bundle.manifest.cascade.name,
         "board": bundle.manifest.target.board,
     }

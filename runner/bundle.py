@@ -10,26 +10,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 import shutil
-import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Optional
+from typing import BinaryIO, Optional, Union
 
+from .archive import Member, members
 from .errors import RunnerError
 from .machine import Machine, check_fit, this_machine
-from .manifest import (
-    MAX_FILES,
-    MAX_MANIFEST,
-    NAME,
-    Entry,
-    Manifest,
-    manifest_from_bytes,
-    safe_path,
-    wrong,
-)
+from .manifest import MAX_MANIFEST, NAME, Entry, Manifest, manifest_from_bytes, wrong
+from .signature import MAX_SIGNATURE, SIGNATURE, Trust, check_signature, read_trust
 
 _BLOCK = 1 << 20
 _SPARE_DISK = 16 << 20  # left free for predictions and the operating system
@@ -43,14 +36,21 @@ class Bundle:
         folder: where it lies.
         manifest: what it says of itself.
         sha256: of the manifest file, which stands for the content.
+        signed_by: the name of a trusted key, "unknown" for another one, "" for nobody.
     """
 
     folder: Path
     manifest: Manifest
     sha256: str
+    signed_by: str = ""
 
 
-def open_bundle(path: Path, unpack_to: Path, machine: Optional[Machine] = None) -> Bundle:
+def open_bundle(
+    path: Path,
+    unpack_to: Path,
+    machine: Optional[Machine] = None,
+    trust: Optional[Trust] = None,
+) -> Bundle:
     """Check a bundle, and unpack it if it is an archive.
 
     Args:
@@ -58,40 +58,52 @@ def open_bundle(path: Path, unpack_to: Path, machine: Optional[Machine] = None) 
         unpack_to: where archives are unpacked, each into a folder of its own; one that is there
             already is checked again and reused.
         machine: what it has to fit; this one by default.
+        trust: who may have signed it; by default what this machine's file says.
 
     Raises:
-        RunnerError: (`bundle`, `architecture`, `features`, `runtime` or `disk`).
+        RunnerError: (`bundle`, `signature`, `architecture`, `features`, `runtime` or `disk`).
     """
     machine = machine or this_machine()
-    if path.is_dir():
-        return _check_folder(path, machine)
-    if not path.is_file():
-        raise RunnerError("bundle", f"no such bundle: {path}", "build one: edgecompress compile")
+    trust = read_trust() if trust is None else trust
     try:
-        return _unpack(path, unpack_to, machine)
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        raise wrong(f"{path.name} is not a whole tar archive: {error}") from None
+        if path.is_dir():
+            return _check_folder(path, machine, trust)
+        if path.is_file():
+            with path.open("rb") as stream:
+                return _unpack(stream, unpack_to, machine, trust)
+    except OSError as error:
+        raise wrong(f"{path.name} cannot be read: {error.strerror or error}") from error
+    raise RunnerError("bundle", f"no such bundle: {path}", "build one: edgecompress compile")
 
 
-def _check_folder(folder: Path, machine: Machine) -> Bundle:
-    try:
-        with (folder / NAME).open("rb") as stream:
-            content = stream.read(MAX_MANIFEST + 1)
-    except OSError:
-        raise wrong(f"{folder} has no {NAME}") from None
+def _check_folder(folder: Path, machine: Machine, trust: Trust) -> Bundle:
+    content = _small_file(folder / NAME, MAX_MANIFEST)
+    if content is None:
+        raise wrong(f"{folder} has no {NAME}")
+    signed_by = check_signature(content, _small_file(folder / SIGNATURE, MAX_SIGNATURE), trust)
     manifest = _manifest(content, machine)
     found = set()
     for path in _walk(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not path.is_file():
-            raise wrong(f"the bundle has something that is not a plain file: {name}")
-        if name == NAME:
+            raise wrong(f"the bundle has something that is not a plain file: {name[:100]!r}")
+        if name in (NAME, SIGNATURE):
             continue
+        entry = _entry(manifest, name)
         with path.open("rb") as stream:
-            _check(name, _entry(manifest, name), stream, None)
+            _check(name, entry, stream, None)
         found.add(name)
     _all_there(manifest, found)
-    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), signed_by)
+
+
+def _small_file(path: Path, most: int) -> Optional[bytes]:
+    """A plain file's content, up to one byte more than it may have; None where there is none."""
+    # Opening a pipe would wait for somebody who writes to it.
+    if path.is_symlink() or not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return stream.read(most + 1)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -106,33 +118,40 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (here / name for name in folders if (here / name).is_symlink())
 
 
-def _unpack(path: Path, unpack_to: Path, machine: Machine) -> Bundle:
-    # "r:" reads plain archives only: there is nothing to inflate.
-    with tarfile.open(path, "r:") as archive:
-        members = _members(archive)
-        first = next(members, None)
-        if first is None or first.name != NAME or first.size > MAX_MANIFEST:
-            raise wrong(f"{path.name} does not begin with a {NAME}")
-        content = _stream(archive, first).read()
-        manifest = _manifest(content, machine)
-        sha256 = hashlib.sha256(content).hexdigest()
-        folder = unpack_to / sha256
-        if folder.is_dir():
-            try:
-                return _check_folder(folder, machine)
-            except RunnerError:
-                shutil.rmtree(folder)  # damaged since: unpacked anew below
+def _unpack(stream: BinaryIO, unpack_to: Path, machine: Machine, trust: Trust) -> Bundle:
+    archive = members(stream)
+    first = next(archive, None)
+    if first is None or first.name != NAME or first.size > MAX_MANIFEST:
+        raise wrong(f"the bundle does not begin with a {NAME}")
+    content = first.read()
+    second = next(archive, None)
+    signature = None
+    if second is not None and second.name == SIGNATURE:
+        signature = second.read(MAX_SIGNATURE + 1)
+        second = next(archive, None)
+    signed_by = check_signature(content, signature, trust)
+    manifest = _manifest(content, machine)
+    sha256 = hashlib.sha256(content).hexdigest()
+    folder = unpack_to / sha256
+    if folder.is_dir():
         try:
-            with _new_folder(folder, manifest) as temporary:
-                (temporary / NAME).write_bytes(content)
-                _copy(archive, members, manifest, temporary)
-        except OSError as error:
-            raise RunnerError(
-                "disk",
-                f"cannot unpack to {unpack_to}: {error.strerror or error}",
-                "free some space on the board",
-            ) from error
-    return Bundle(folder, manifest, sha256)
+            return _check_folder(folder, machine, trust)
+        except RunnerError:
+            shutil.rmtree(folder)  # damaged since, or not signed then: unpacked anew below
+    try:
+        with _new_folder(folder, manifest) as temporary:
+            (temporary / NAME).write_bytes(content)
+            if signature is not None:
+                (temporary / SIGNATURE).write_bytes(signature)
+            rest = () if second is None else itertools.chain([second], archive)
+            _copy(rest, manifest, temporary)
+    except OSError as error:
+        raise RunnerError(
+            "disk",
+            f"cannot unpack to {unpack_to}: {error.strerror or error}",
+            "free some space on the board",
+        ) from error
+    return Bundle(folder, manifest, sha256, signed_by)
 
 
 @contextlib.contextmanager
@@ -149,15 +168,13 @@ def _new_folder(folder: Path, manifest: Manifest) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _copy(
-    archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo], manifest: Manifest, into: Path
-) -> None:
+def _copy(archive: Iterable[Member], manifest: Manifest, into: Path) -> None:
     found = set()
-    for member in members:
+    for member in archive:
         entry = _entry(manifest, member.name)
         if member.size != entry.size:
             raise wrong(f"{member.name} has {member.size} bytes, not {entry.size}")
-        _check(member.name, entry, _stream(archive, member), into / member.name)
+        _check(member.name, entry, member, into / member.name)
         found.add(member.name)
     _all_there(manifest, found)
 
@@ -165,31 +182,8 @@ def _copy(
 def _entry(manifest: Manifest, name: str) -> Entry:
     entry = manifest.files.get(name)
     if entry is None:
-        raise wrong(f"the bundle has a file that its manifest does not name: {name}")
+        raise wrong(f"the bundle has a file that its manifest does not name: {name[:240]!r}")
     return entry
-
-
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The archive's members, each a plain file with a safe path of its own."""
-    seen: set[str] = set()
-    for member in archive:
-        name = member.name
-        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-            raise wrong(f"the bundle has something that is not a plain file: {name[:100]!r}")
-        if not safe_path(name):
-            raise wrong(f"the bundle has an unsafe path: {name[:100]!r}")
-        if name in seen:
-            raise wrong(f"the bundle has {name} twice")
-        if len(seen) > MAX_FILES:
-            raise wrong(f"the bundle has more than {MAX_FILES} files")
-        seen.add(name)
-        yield member
-
-
-def _stream(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    stream = archive.extractfile(member)
-    assert stream is not None  # a plain file: _members saw to it
-    return stream
 
 
 def _manifest(content: bytes, machine: Machine) -> Manifest:
@@ -200,7 +194,9 @@ def _manifest(content: bytes, machine: Machine) -> Manifest:
     return manifest
 
 
-def _check(name: str, entry: Entry, stream: IO[bytes], copy: Optional[Path]) -> None:
+def _check(
+    name: str, entry: Entry, stream: "Union[BinaryIO, Member]", copy: Optional[Path]
+) -> None:
     """Compare a file with its entry, copying it on the way where a path is given."""
     digest, size = hashlib.sha256(), 0
     if copy is not None:

@@ -7,7 +7,8 @@ class RunnerError(Exception):
     """A one-line cause, what to do next, and a word (`kind`) that programs can test.
 
     Attributes:
-        kind: one of `bundle`, `architecture`, `features`, `runtime`, `input`, `disk`, `model`.
+        kind: one of `bundle`, `signature`, `architecture`, `features`, `runtime`, `input`, `disk`,
+            `model`.
     """
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:

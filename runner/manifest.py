@@ -13,6 +13,7 @@ from typing import Any
 
 from .cpus import CHOICES, Cluster
 from .errors import RunnerError
+from .signature import SIGNATURE
 from .spec import Cascade, cascade_from_json
 
 FORMAT = 1
@@ -123,7 +124,9 @@ def manifest_from_bytes(content: bytes) -> Manifest:
         RunnerError: (`bundle`) it is not one, is of another format, or a field is wrong.
     """
     try:
-        value = json.loads(content.decode())
+        value = json.loads(
+            content.decode(), object_pairs_hook=_once, parse_int=_integer, parse_constant=_refuse
+        )
     except (ValueError, RecursionError) as error:
         raise wrong(f"the manifest is not JSON: {error}") from None
     if not isinstance(value, dict) or value.get("kind") != KIND:
@@ -149,6 +152,25 @@ def manifest_from_bytes(content: bytes) -> Manifest:
     return manifest
 
 
+def _once(pairs: "list[tuple[str, Any]]") -> dict[str, Any]:
+    """An object whose keys are all different: no two readers can see it differently."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return value
+
+
+def _integer(digits: str) -> int:
+    # Python before 3.11 takes hours for a number of a million digits.
+    if len(digits) > 20:
+        raise ValueError("a number is too long")
+    return int(digits)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a number")
+
+
 def safe_path(path: Any) -> bool:
     """Whether a path from a bundle is plain, relative, and stays inside.
 
@@ -166,7 +188,7 @@ def _files(value: Any) -> dict[str, Entry]:
         raise wrong("the manifest's 'files' is not a list of files")
     files = {}
     for path, item in value.items():
-        if not safe_path(path) or path == NAME:
+        if not safe_path(path) or path.lower() in (NAME, SIGNATURE):
             raise wrong(f"the manifest names an unsafe path: {str(path)[:100]!r}")
         sha256, size = (item.get("sha256"), item.get("size")) if isinstance(item, dict) else (0, 0)
         if not isinstance(sha256, str) or not _SHA256.match(sha256):
@@ -177,8 +199,12 @@ def _files(value: Any) -> dict[str, Entry]:
     total = sum(entry.size for entry in files.values())
     if total > MAX_TOTAL:
         raise wrong(f"the bundle would unpack to {total} bytes, more than {MAX_TOTAL}")
-    folders = {str(folder) for path in files for folder in PurePosixPath(path).parents}
-    if folders & files.keys():
+    # As a memory card's file system may see them.
+    folded = {path.lower() for path in files}
+    if len(folded) != len(files):
+        raise wrong("the manifest names two paths that differ in case only")
+    folders = {str(folder) for path in folded for folder in PurePosixPath(path).parents}
+    if folders & folded:
         raise wrong("the manifest names a path as file and folder")
     return files
 

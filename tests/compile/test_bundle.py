@@ -6,18 +6,23 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgecompress.compile.bundle import build_bundle
 from edgecompress.errors import BoardError, CompileError, InputError
+from edgecompress.runner.archive import members
 from edgecompress.runner.bundle import open_bundle
 from edgecompress.runner.errors import RunnerError
 from edgecompress.runner.machine import Machine, cpu_features, this_machine
+from edgecompress.runner.manifest import manifest_from_bytes
 from edgecompress.targets import load_board
 from edgecompress.targets.runtime import runtime_files
 
@@ -301,3 +306,201 @@ def test_cpu_features_are_those_of_all_cores(tmp_path: Path) -> None:
     cpuinfo.write_text("processor: 0\n")
     assert cpu_features(cpuinfo) is None
     assert cpu_features(tmp_path / "none") is None
+
+
+def _raw(name: bytes, content: bytes = b"", **fields: bytes) -> bytes:
+    """A member as its bytes: header with a right checksum, content, padding."""
+    places = {"name": 0, "size": 124, "kind": 156, "link": 157, "magic": 257, "prefix": 345}
+    header = bytearray(512)
+    wanted = {"size": b"%011o\0" % len(content), "kind": b"0", "magic": b"ustar\x0000", **fields}
+    for key, value in {"name": name, **wanted}.items():
+        header[places[key] : places[key] + len(value)] = value
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + content + bytes(-len(content) % 512)
+
+
+END = bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        (_raw(b"x" * 99, kind=b"L"), "not a plain file"),  # GNU's long name
+        (_raw(b"x", b"20 path=../../evil\n", kind=b"x"), "not a plain file"),  # pax
+        (_raw(b"x", b"20 path=../../evil\n", kind=b"g"), "not a plain file"),
+        (_raw(b"x", b"22 GNU.sparse.major=1\n", kind=b"x"), "not a plain file"),
+        (_raw(b"x", kind=b"S"), "not a plain file"),  # sparse
+        (_raw(b"x", kind=b"1", link=b"manifest.json"), "not a plain file"),
+        (_raw(b"x", link=b"/etc/passwd"), "not a plain file"),
+        (_raw(b"x", kind=b"7"), "not a plain file"),
+        (_raw(b"x", magic=b"ustar  \0"), "not a plain tar"),
+        (_raw(b"x", size=b"\x80" + b"\xff" * 11), "a number that is none"),  # base 256
+        (_raw(b"x", size=b"-0000000001\0"), "a number that is none"),
+        (_raw(b"x", size=b"77777777777\0"), "does not name: 'x'"),  # 8 GiB
+        (_raw(b"networks/big.so", size=b"77777777777\0"), "8589934591 bytes"),
+        (_raw(b"runner/photo.py\0/../../evil"), "hides something behind a name"),
+        (_raw(b"passwd", prefix=b"/etc"), "unsafe path"),
+        (_raw(b"evil", prefix=b".."), "unsafe path"),
+        (_raw(b"a\nb"), "unsafe path"),
+        (_raw(b"a\x1b[2Jb"), "unsafe path"),
+        (_raw(b"a\x7f"), "unsafe path"),
+        (_raw("ä".encode()), "unsafe path"),
+        (_raw(b""), "unsafe path"),
+        (_raw(b"runner/photo.py/"), "unsafe path"),
+        (b"\1" + _raw(b"x")[1:], "damaged header"),
+    ],
+)
+def test_headers_that_no_builder_writes(
+    files: Files, tmp_path: Path, member: bytes, said: str
+) -> None:
+    path = tmp_path / "evil.tar"
+    path.write_bytes(_raw(b"manifest.json", files["manifest.json"]) + member + END)
+    refusal = _refusal(path, tmp_path)
+    assert said in refusal.message
+    assert not any(ord(sign) < 32 for sign in refusal.message)
+
+
+def test_what_lies_between_and_behind_members(files: Files, tmp_path: Path) -> None:
+    """No byte of an archive is without a name, a hash or a zero."""
+    whole = b"".join(_raw(name.encode(), content) for name, content in files.items())
+    path = tmp_path / "b.tar"
+    path.write_bytes(whole + END)
+    assert open_bundle(path, tmp_path / "good")
+    last = list(files)[-1]
+    assert len(files[last]) % 512
+    for content, said in (
+        (whole[:-1] + b"x" + END, f"hides something behind {last}"),
+        (whole + END + b"x" * 512, "behind its end"),
+        (whole + END + bytes(2 << 20), "behind its end"),
+        (whole + END[:512] + _raw(b"runner/extra.py") + END, "behind its end"),
+        (whole + END[:512], "cut off"),
+        (whole, "cut off"),
+    ):
+        path.write_bytes(content)
+        assert said in _refusal(path, tmp_path).message
+
+
+def test_too_many_members(files: Files, tmp_path: Path) -> None:
+    """More than are allowed are refused by their number in the manifest, and in the archive."""
+
+    def crowd(manifest: dict[str, Any]) -> None:
+        entry = manifest["files"]["networks/small.so"]
+        manifest["files"].update({f"x/{index}": entry for index in range(2001)})
+
+    assert _refusal(_write(tmp_path / "b.tar", _edited(files, crowd)), tmp_path).kind == "bundle"
+    stream = io.BytesIO(b"".join(_raw(b"x%d" % index) for index in range(2010)) + END)
+    with pytest.raises(RunnerError, match="more than 2000 files"):
+        list(members(stream))
+
+
+def _collide(manifest: dict[str, Any]) -> None:
+    manifest["files"]["NETWORKS/small.so"] = manifest["files"]["networks/small.so"]
+
+
+def _collide_with_a_folder(manifest: dict[str, Any]) -> None:
+    manifest["files"]["Networks"] = manifest["files"]["networks/small.so"]
+
+
+def _own_names(manifest: dict[str, Any]) -> None:
+    manifest["files"]["Manifest.sig"] = manifest["files"]["networks/small.so"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_collide, "differ in case only"),
+        (_collide_with_a_folder, "as file and folder"),
+        (_own_names, "unsafe path"),
+        (_set("files", "networks/small.so", "size", value=-1), "no size"),
+        (_set("files", "networks/small.so", "size", value=True), "no size"),
+        (_set("files", "networks/small.so", "size", value=1e300), "no size"),
+        (_set("files", "networks/small.so", "size", value=10**19), "more than 2147483648"),
+        (_set("files", "networks/small.so", "size", value=10**30), "too long"),
+        (_set("origin", "x", value=float("nan")), "NaN is not a number"),
+    ],
+)
+def test_manifests_with_tricks(
+    files: Files, tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    assert said in _refusal(_write(tmp_path / "b.tar", _edited(files, change)), tmp_path).message
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        (b'{"kind": "edgecompress-bundle", "kind": "other"}', "a key twice"),
+        (b"[" * 100_000, "not JSON"),
+        (b"1" * 1_000_000, "too long"),
+        (b"\xff\xfe", "not JSON"),
+        (b"null", "not that of an EdgeCompress bundle"),
+        (b"", "not JSON"),
+    ],
+)
+def test_manifests_that_are_none(tmp_path: Path, manifest: bytes, said: str) -> None:
+    path = tmp_path / "b.tar"
+    path.write_bytes(_raw(b"manifest.json", manifest) + END)
+    assert said in _refusal(path, tmp_path).message
+
+
+def test_a_manifest_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "b.tar"
+    with path.open("wb") as stream:
+        stream.write(_raw(b"manifest.json", size=b"%011o\0" % (64 << 20)))
+        stream.truncate(65 << 20)
+    assert "begin" in _refusal(path, tmp_path).message
+
+
+def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tiny: Any, tmp_path: Path) -> None:
+    folder = open_bundle(tiny.bundle, tmp_path).folder
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+    with pytest.raises(RunnerError, match=r"has no manifest\.json"):
+        open_bundle(folder, tmp_path)
+
+
+def test_a_name_with_control_characters_in_a_folder(tiny: Any, tmp_path: Path) -> None:
+    folder = open_bundle(tiny.bundle, tmp_path).folder
+    (folder / "a\n\x1b[2J").write_bytes(b"")
+    with pytest.raises(RunnerError, match="does not name") as refused:
+        open_bundle(folder, tmp_path)
+    assert "\n" not in refused.value.message
+    assert "\x1b" not in refused.value.message
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=3000))
+def test_any_bytes_are_no_bundle(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("bytes")
+    for prefix in (b"", _raw(b"manifest.json", content)):
+        (folder / "b.tar").write_bytes(prefix + content)
+        assert _refusal(folder / "b.tar", folder).kind == "bundle"
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_json_in_a_manifest_is_a_manifest_or_an_error(files: Files, data: Any) -> None:
+    """Any one value of a good manifest becomes anything."""
+    value = json.loads(files["manifest.json"])
+    here, path = value, []
+    while isinstance(here, (dict, list)) and here and (not path or data.draw(st.booleans())):
+        key = data.draw(
+            st.sampled_from(sorted(here) if isinstance(here, dict) else range(len(here)))
+        )
+        path.append((here, key))
+        here = here[key]
+    parent, key = path[-1]
+    parent[key] = data.draw(_JSON)
+    try:
+        manifest = manifest_from_bytes(json.dumps(value).encode())
+    except RunnerError as error:
+        assert "\n" not in error.message
+    else:
+        assert manifest_from_bytes(manifest.to_bytes()) == manifest
