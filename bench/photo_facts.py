@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..runner.cascade import Outcome
 from .accuracy import Answer
@@ -18,6 +18,8 @@ def photo_facts(
     reference: Sequence[Answer] | None,
     curve: TradeOff | None,
     stages: int,
+    *,
+    runs: Mapping[str, Sequence[dict[str, float]]],
 ) -> list[PhotoFacts]:
     """A row for each photo that the board answered.
 
@@ -26,6 +28,7 @@ def photo_facts(
         reference: PyTorch's of the same photos, in the same order.
         curve: whose predictions the threshold curve is of; None where there is no curve.
         stages: how many members the cascade has.
+        runs: the times of each photo whose latency was measured.
     """
     others = answers if curve is None or curve.source == "board" else reference or []
     rows = []
@@ -41,7 +44,7 @@ def photo_facts(
                 answer=answer.outcome.top5[0][0],
                 rank=_rank(answer.outcome, answer.target),
                 stage=answer.outcome.stage,
-                ms=_times(answer.record.timings_ms),
+                ms=_times(runs.get(answer.photo, ())),
                 confidences=[_share(one) for one in whole.confidences] if whole else [],
                 right=[one == answer.target for one in whole.stage_top1] if whole else [],
             )

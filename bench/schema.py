@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,7 @@ SCHEMA_VERSION = 1
 
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Flag = Annotated[str, Field(max_length=64)]
 
 
 def _finite(value: dict[str, Any]) -> dict[str, Any]:
@@ -38,12 +39,29 @@ Document = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
 class _Part(BaseModel):
+    """A part of the report.
+
+    Attributes:
+        absent: fields that reports of older releases lack; where they are null they are left out.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    absent: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document = handler(self)
+        for name in self.absent:
+            if getattr(self, name) is None:
+                document.pop(name, None)
+        return document
 
 
 class Latency(_Part):
     """Milliseconds over n runs of a part; percentiles interpolate linearly."""
 
+    absent = ("p10",)
+    p10: float | None = None
     p50: float
     p90: float
     p99: float
@@ -65,11 +83,28 @@ class Scores(_Part):
     failed: Count
 
 
-class Accuracy(Scores):
-    """The board's accuracy, and beside it PyTorch's on the host with the same photos."""
+class AgreementFacts(_Part):
+    """Board against host, on the n photos that both answered."""
 
+    top1: Fraction
+    max_logit_difference: float | None
+    same_stage: Fraction
+    n: Count
+
+
+class Accuracy(Scores):
+    """The board's accuracy, and beside it PyTorch's on the host with the same photos.
+
+    Attributes:
+        onnx: ONNX Runtime's on the host, with the files that the board's networks are made from.
+        onnx_agreement: the board against these answers.
+    """
+
+    absent = ("onnx", "onnx_agreement")
     photos: str
     reference: Scores | None
+    onnx: Scores | None = None
+    onnx_agreement: AgreementFacts | None = None
 
 
 class Telemetry(_Part):
@@ -103,7 +138,8 @@ class RunFacts(_Part):
     """How the board was measured.
 
     `cpus` are the numbers of the CPUs that the networks ran on, `core` what these are ("" where
-    they are of several sorts).
+    they are of several sorts). `repeat` is how often each photo was run for its latency, `warmup`
+    what came before that.
     """
 
     threads: Count
@@ -114,6 +150,113 @@ class RunFacts(_Part):
     repeat: Count
     load_ms: float
     wall_s: float
+
+
+class Doubt(_Part):
+    """What speaks against the times: `kind` is what it is filed under, `advice` what to do."""
+
+    kind: Annotated[str, Field(max_length=32)]
+    text: Annotated[str, Field(max_length=400)]
+    advice: Annotated[str, Field(max_length=400)]
+
+
+class LatencyPass(_Part):
+    """A pass over the photos whose latency was measured.
+
+    Attributes:
+        began_s, ended_s: by the samples' clock.
+        total_ms: of whole photos.
+        spread: nine of ten runs take at most so many times their photo's median.
+        throttled: flags of the time of the pass.
+        clock_drop: how far the clock fell, as a share.
+        others: share of the cores used that other programs had.
+        disturbed: what makes it one to repeat.
+    """
+
+    absent = ("spread", "clock_drop", "others")
+    began_s: float
+    ended_s: float
+    runs: Count
+    total_ms: Latency
+    spread: float | None = None
+    throttled: list[Flag]
+    clock_drop: float | None = None
+    others: Fraction | None = None
+    disturbed: list[Doubt]
+
+
+class Cooling(_Part):
+    """A wait for the board to cool down; `reached` whether it came to that."""
+
+    absent = ("from_c", "to_c", "reached")
+    began_s: float
+    ended_s: float
+    from_c: float | None = None
+    to_c: float | None = None
+    reached: bool | None = None
+
+
+class BoardSample(_Part):
+    """The board at one moment; what could not be read is left out.
+
+    Attributes:
+        t: seconds since the run began.
+        mhz: of each core that the run uses.
+        watts: of the whole board.
+        load: the kernel's load average.
+        others: share of the cores used that other programs had since the sample before.
+    """
+
+    absent = ("temperature_c", "mhz", "throttled", "watts", "load", "others")
+    t: float
+    temperature_c: float | None = None
+    mhz: Annotated[list[Count], Field(max_length=1024)] | None = None
+    throttled: Annotated[list[Flag], Field(max_length=16)] | None = None
+    watts: float | None = None
+    load: float | None = None
+    others: Fraction | None = None
+
+
+class Measurement(_Part):
+    """How far the times can be trusted, and why.
+
+    Attributes:
+        trust: "good" only where nothing speaks against them.
+        doubts: what does, the worst first.
+        notes: what could not be looked at, and what is worth knowing.
+        photos: whose latency was measured; the times of the report are those of these.
+        counted: the pass that the times are from, from 1.
+        accuracy_s: when all photos were classified, once each: began, ended.
+        governor: of each core used; None where the kernel does not tell.
+        samples: of the whole run; `interval_s` apart at its end, `sample_ms` of CPU time each.
+    """
+
+    absent = ("governor",)
+    trust: Literal["good", "doubtful"]
+    doubts: list[Doubt]
+    notes: list[str]
+    photos: Count
+    counted: Annotated[int, Field(ge=1)]
+    passes: Annotated[list[LatencyPass], Field(min_length=1, max_length=100)]
+    coolings: Annotated[list[Cooling], Field(max_length=100)]
+    accuracy_s: tuple[float, float]
+    governor: Annotated[list[Flag], Field(max_length=1024)] | None = None
+    interval_s: float
+    sample_ms: float
+    samples: Annotated[list[BoardSample], Field(max_length=2000)]
+
+    @property
+    def own(self) -> LatencyPass:
+        """The pass that counts."""
+        return self.passes[self.counted - 1]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Measurement:
+        if self.counted > len(self.passes):
+            raise ValueError("'counted' is none of the passes")
+        if (self.trust == "good") == bool(self.doubts):
+            raise ValueError("'trust' is good exactly where there are no doubts")
+        return self
 
 
 class PredictorFacts(_Part):
@@ -138,15 +281,6 @@ class StageFacts(_Part):
     hits: Count
     hit_rate: Fraction | None
     top1: Fraction | None
-
-
-class AgreementFacts(_Part):
-    """Board against PyTorch, on the n photos that both answered."""
-
-    top1: Fraction
-    max_logit_difference: float | None
-    same_stage: Fraction
-    n: Count
 
 
 class Macs(_Part):
@@ -368,8 +502,11 @@ class Report(_Part):
         precision: absent where all is float32.
         peers: absent where no engines were compared.
         photos: every answered photo; absent in reports of older releases.
+        measurement: whether the times can be trusted; absent in reports of older releases, and
+            where none were taken.
     """
 
+    absent = ("precision", "peers", "photos", "measurement")
     schema_version: Literal[1] = 1
     name: str
     created: str
@@ -395,14 +532,7 @@ class Report(_Part):
     precision: Precision | None = None
     peers: Peers | None = None
     photos: list[PhotoFacts] | None = None
-
-    @model_serializer(mode="wrap")
-    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document = handler(self)
-        for name in ("precision", "peers", "photos"):
-            if getattr(self, name) is None:
-                document.pop(name, None)
-        return document
+    measurement: Measurement | None = None
 
     @model_validator(mode="after")
     def _reasoned(self) -> Report:

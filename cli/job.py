@@ -12,6 +12,7 @@ from edgecompress.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from ..compress.plan import CompressConfig, PretrainedConfig
+    from ..runner.protocol import Plan
 
 T = TypeVar("T")
 _Strict = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +68,29 @@ class QuantizeTable(BaseModel):
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.005
 
 
+class LatencyTable(BaseModel):
+    """How latency is measured, once all photos have been answered (docs/measurement.md).
+
+    Attributes:
+        photos: that are run again and again, spread evenly over all; 0 is no measuring.
+        runs: at least so many runs,
+        seconds: and at least so long,
+        most_seconds: and at most so long.
+        cool_below_c: it begins below this temperature, where that can be read.
+        cool_seconds: the longest wait for that.
+        retries: further tries where something disturbs it.
+    """
+
+    model_config = _Strict
+    photos: Annotated[int, Field(ge=0, le=10_000)] = 20
+    runs: Annotated[int, Field(gt=0, le=10_000)] = 60
+    seconds: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    most_seconds: Annotated[float, Field(ge=0, le=3600)] = 120.0
+    cool_below_c: Annotated[float, Field(ge=-50, le=150)] = 65.0
+    cool_seconds: Annotated[float, Field(ge=0, le=3600)] = 120.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+
+
 class BenchTable(BaseModel):
     """What is measured on the board.
 
@@ -75,8 +99,8 @@ class BenchTable(BaseModel):
         emulated_limit: the same where the board's CPU is emulated, which is slow.
         threads: CPU threads of the compiled networks; None is as many as `cluster` has cores.
         cluster: which of the board's cores networks are compiled for, tuned on and run on.
-        warmup: classifications before the clock counts.
-        repeat: classifications of each photo; the first one's answer counts, all times do.
+        warmup: classifications before latency is measured.
+        latency: how that is done; on a board whose CPU is emulated it is done once and briefly.
         profile: time every operator too.
         peers: compare the networks with other engines too (`cli/peers.py`).
     """
@@ -87,9 +111,16 @@ class BenchTable(BaseModel):
     threads: Annotated[int, Field(gt=0, le=64)] | None = None
     cluster: Literal["fast", "efficient", "all"] = "fast"
     warmup: Annotated[int, Field(ge=0)] = 3
-    repeat: Annotated[int, Field(gt=0)] = 1
+    latency: LatencyTable = LatencyTable()
     profile: bool = False
     peers: bool = False
+
+    @property
+    def plan(self) -> Plan:
+        """`latency`, as the runner has it."""
+        from ..runner.protocol import Plan
+
+        return Plan(**self.latency.model_dump())
 
 
 class DeployTable(BaseModel):

@@ -50,6 +50,7 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> None:
         raise RunnerError("runtime", message, "run on all cores: --cluster all") from error
     try:
         from .feed import follow
+        from .protocol import Plan
         from .run import Options, find_photos, listed_photos, run
     except ImportError as error:
         raise RunnerError(
@@ -61,8 +62,15 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> None:
         threads=options.threads or len(placement.cpus),
         cluster=placement.cluster,
         warmup=options.warmup,
-        repeat=options.repeat,
-        latency_photos=options.latency_photos,
+        latency=Plan(
+            photos=options.latency_photos,
+            runs=options.runs,
+            seconds=options.seconds,
+            most_seconds=max(options.seconds, options.most_seconds),
+            cool_below_c=options.cool_below_c,
+            cool_seconds=options.cool_seconds,
+            retries=options.retries,
+        ),
         profile=options.profile,
         every_stage=options.every_stage,
     )
@@ -108,16 +116,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=_positive, metavar="N", help=_THREADS_HELP)
     parser.add_argument("--cluster", choices=CHOICES, help="default: what the bundle is made for")
     parser.add_argument("--warmup", type=_count, default=3, metavar="N", help="untimed runs first")
-    parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="runs a photo")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N photos")
-    parser.add_argument(
-        "--latency-photos", type=_count, metavar="N", help="repeat only the first N photos"
-    )
     parser.add_argument(
         "--profile", type=_count, default=0, metavar="N", help="time operators on N photos"
     )
     parser.add_argument("--every-stage", action="store_true", help="run all members on each photo")
+    _latency_options(parser.add_argument_group("latency, measured after the photos' answers"))
     return parser
+
+
+def _latency_options(group: Any) -> None:
+    """The fields of `protocol.Plan`; that module needs numpy, which may be missing here."""
+    for name, kind, default, text in (
+        ("latency-photos", _count, 20, "photos that are run again and again; 0: no measuring"),
+        ("runs", _count, 60, "at least so many runs"),
+        ("seconds", _duration, 10.0, "and at least so long"),
+        ("most-seconds", _duration, 120.0, "at most so long"),
+        ("cool-below-c", float, 65.0, "begin below this temperature, where it can be read"),
+        ("cool-seconds", _duration, 120.0, "the longest wait for that"),
+        ("retries", _count, 2, "further tries where something disturbs it"),
+    ):
+        told = f"{text} (default: {default:g})"
+        metavar = "N" if kind is _count else "C" if kind is float else "S"
+        group.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=told)
 
 
 _THREADS_HELP = "default: as many as the cluster has cores"
@@ -132,6 +153,13 @@ def _cache() -> Path:
 def _count(text: str) -> int:
     value = int(text)
     if value < 0:
+        raise ValueError(text)
+    return value
+
+
+def _duration(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e6:
         raise ValueError(text)
     return value
 

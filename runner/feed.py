@@ -59,7 +59,7 @@ def follow(
     cascade = bundle.manifest.cascade
     for number, photos in _lists(folder):
         for done, photo in enumerate(photos, start=1):
-            record = _damaged(photo) or answer(cascade, engine, photo, options, 1)
+            record = _damaged(photo) or answer(cascade, engine, photo, options)
             append(folder / answers_name(number), record)
             say(progress(cascade, record, done, len(photos)))
         say({"event": "list", "list": number, "peak_rss_mib": measure.peak_rss_mib()})

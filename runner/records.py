@@ -32,19 +32,12 @@ class Record:
         outcome: see `cascade.Outcome`; its `timings_ms` has `decode` too, and `total` includes it.
         error: the one-line cause why there is no outcome.
         error_kind: the `RunnerError.kind` of it.
-        repeats_ms: the timings of further runs of the same photo, as `Outcome.timings_ms`.
     """
 
     photo: str
     outcome: Optional[Outcome] = None
     error: Optional[str] = None
     error_kind: Optional[str] = None
-    repeats_ms: tuple[dict[str, float], ...] = ()
-
-    @property
-    def timings_ms(self) -> tuple[dict[str, float], ...]:
-        """Of all runs of the photo; none where it failed."""
-        return () if self.outcome is None else (self.outcome.timings_ms, *self.repeats_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; logits as base64 of little-endian float32."""
@@ -55,9 +48,8 @@ class Record:
             for field in dataclasses.fields(self.outcome)
         }
         fields["logits"] = base64.b64encode(self.outcome.logits.astype("<f4").tobytes()).decode()
-        fields["timings_ms"] = _rounded(self.outcome.timings_ms)
-        if self.repeats_ms:
-            fields["repeats_ms"] = [_rounded(timings) for timings in self.repeats_ms]
+        timings = self.outcome.timings_ms
+        fields["timings_ms"] = {part: round(value, 4) for part, value in timings.items()}
         return {"photo": self.photo, **fields}
 
     def to_line(self) -> str:
@@ -84,10 +76,9 @@ def record_from_json(value: Any) -> Record:
             stage=int(value["stage"]),
             confidences=tuple(float(one) for one in value["confidences"]),
             stage_top1=tuple(int(one) for one in value["stage_top1"]),
-            timings_ms=_timings(value["timings_ms"]),
+            timings_ms={str(part): float(one) for part, one in value["timings_ms"].items()},
         )
-        repeats = tuple(_timings(one) for one in value.get("repeats_ms", ()))
-        return Record(str(value["photo"]), outcome, repeats_ms=repeats)
+        return Record(str(value["photo"]), outcome)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunnerError("input", f"not a prediction record: {error!r}") from error
 
@@ -95,14 +86,6 @@ def record_from_json(value: Any) -> Record:
 def _four(values: Any) -> tuple[float, float, float, float]:
     left, top, right, bottom = (float(value) for value in values)
     return left, top, right, bottom
-
-
-def _timings(value: Any) -> dict[str, float]:
-    return {str(part): float(one) for part, one in value.items()}
-
-
-def _rounded(timings: Mapping[str, float]) -> dict[str, float]:
-    return {part: round(value, 4) for part, value in timings.items()}
 
 
 def photo_id(path: StrPath) -> str:

@@ -1,4 +1,7 @@
-"""The run over many photos: every answer is on the disk before the next photo is opened."""
+"""The run over many photos: every answer is on the disk before the next photo is opened.
+
+Each photo is classified once, for accuracy; then a few of them again and again, for latency.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from . import measure
+from . import measure, protocol, telemetry
 from .bundle import Bundle
 from .cascade import Network, Outcome, classify
 from .cpus import Placement
@@ -23,10 +26,14 @@ from .spec import Cascade
 
 FORMAT = 1
 PREDICTIONS = "predictions.jsonl"
+LATENCY = "latency.jsonl"
 MEASUREMENTS = "measurements.json"
 SETTINGS = "settings.json"
 
 Say = Callable[[dict[str, Any]], None]
+
+
+_PLAN = protocol.Plan()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +51,17 @@ class Options:
     Attributes:
         threads: CPU threads of the compiled networks.
         cluster: which of the board's cores they run on, one of `cpus.CHOICES`.
-        warmup: classifications before the clock counts.
-        repeat: classifications of a photo; the first one's answer counts, all times do.
-        latency_photos: only so many photos are repeated; None is all of them.
+        warmup: classifications before each latency pass.
+        latency: how latency is measured.
         profile: so many photos are run once more after the rest, with each operator timed.
-        every_stage: run the members after the one that answers too, for threshold curves; the
-            times of a photo are then those of all stages.
+        every_stage: run the members after the one that answers too, for threshold curves; not
+            where latency is measured.
     """
 
     threads: int
     cluster: str = "fast"
     warmup: int = 3
-    repeat: int = 1
-    latency_photos: Optional[int] = None
+    latency: protocol.Plan = _PLAN
     profile: int = 0
     every_stage: bool = False
 
@@ -105,14 +110,14 @@ def run(
     placement: Placement,
     say: Say,
 ) -> None:
-    """Classify photos and write predictions.jsonl and measurements.json into `out`.
+    """Classify photos and write predictions.jsonl, latency.jsonl and measurements.json into `out`.
 
-    Photos that predictions.jsonl has already are not run again. A photo that cannot be read is a
-    record with its error, and is counted.
+    Photos that predictions.jsonl has already are not run again; latency that was not measured to
+    the end is measured anew. A photo that cannot be read is a record with its error and is counted.
 
     Args:
         placement: the CPUs that this process has been pinned to.
-        say: is told of each photo, with `done` and `total`.
+        say: is told of each photo, with `done` and `total`, and of how the measuring goes.
 
     Raises:
         RunnerError: the runtime or a network fails; `out` has the predictions of another bundle or
@@ -130,17 +135,28 @@ def run(
         return
     cascade = bundle.manifest.cascade
     started = time.perf_counter()
-    before = measure.telemetry()
-    engine = Engine(bundle, options.threads, placement.cpus)
-    loaded = {"load_ms": round(engine.load_ms, 1), "cpus": placement.cpus, "resumed": len(known)}
-    say({"event": "loaded", **loaded})
-    _warm_up(cascade, engine, todo, options.warmup)
-    for index, photo in enumerate(todo):
-        repeated = options.latency_photos is None or index < options.latency_photos
-        record = answer(cascade, engine, photo, options, options.repeat if repeated else 1)
-        append(predictions, record)
-        say(progress(cascade, record, index + 1, len(todo)))
-    after = measure.telemetry()
+    before = telemetry.state()
+    with telemetry.Sampler(placement.cpus) as sampler:
+        engine = Engine(bundle, options.threads, placement.cpus)
+        loaded = {"load_ms": round(engine.load_ms, 1), "cpus": placement.cpus}
+        say({"event": "loaded", **loaded, "resumed": len(known)})
+        began = round(sampler.now(), 3)
+        for index, photo in enumerate(todo):
+            record = answer(cascade, engine, photo, options)
+            append(predictions, record)
+            say(progress(cascade, record, index + 1, len(todo)))
+        accuracy = {"began_s": began, "ended_s": round(sampler.now(), 3), "photos": len(todo)}
+        latency = _latency(
+            cascade,
+            engine,
+            photos,
+            out,
+            options=options,
+            cpus=placement.cpus,
+            sampler=sampler,
+            say=say,
+        )
+    after = telemetry.state()
     result = {
         "format": FORMAT,
         "bundle_sha256": bundle.sha256,
@@ -148,6 +164,10 @@ def run(
         "cpus": dataclasses.asdict(placement),
         "options": dataclasses.asdict(options),
         "telemetry": {"before": before, "after": after},
+        "series": sampler.to_json(),
+        "accuracy": accuracy,
+        "latency": latency.facts,
+        "latency_ms": latency.summary,
         "load_ms": round(engine.load_ms, 1),
         "peak_rss_mib": measure.peak_rss_mib(),
         "wall_s": round(time.perf_counter() - started, 3),
@@ -189,29 +209,129 @@ def _claim(out: Path, bundle: Bundle, options: Options) -> None:
         )
 
 
-def _warm_up(cascade: Cascade, network: Network, photos: Sequence[Photo], count: int) -> None:
-    """Run all networks `count` times on the first photo that can be read."""
-    for photo in photos if count else ():
-        try:
-            image = decode(photo.path)
-        except RunnerError:
-            continue
-        for _ in range(count):
-            classify(cascade, image, network, every_stage=True)
-        return
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """What came of measuring latency: for measurements.json, and the percentiles by part."""
+
+    facts: dict[str, Any]
+    summary: dict[str, Any]
 
 
-def answer(
-    cascade: Cascade, network: Network, photo: Photo, options: Options, repeat: int
-) -> Record:
-    """Classify a photo `repeat` times; a record with an error where it cannot be read."""
-    try:
-        first = _once(cascade, network, photo, options.every_stage)
-        again = tuple(
-            _once(cascade, network, photo, options.every_stage).timings_ms
-            for _ in range(repeat - 1)
+def _latency(
+    cascade: Cascade,
+    engine: Engine,
+    photos: Sequence[Photo],
+    out: Path,
+    *,
+    options: Options,
+    cpus: Sequence[int],
+    sampler: telemetry.Sampler,
+    say: Say,
+) -> _Measured:
+    """Measure latency by `runner/protocol.py`, and leave every run in latency.jsonl."""
+    plan = options.latency
+    images = _readable(protocol.choose(_answered(out / PREDICTIONS, photos), plan.photos), photos)
+    if not images:
+        _write_whole(out / LATENCY, "")
+        why = "no photo was answered" if plan.photos else "not asked for"
+        return _Measured({"reason": why, "photos": 0}, {})
+
+    def time_photo(photo: str) -> protocol.Timings:
+        return _once(cascade, engine, images[photo], every_stage=False).timings_ms
+
+    governors = telemetry.governors(telemetry.SYS, cpus)
+    passes: list[protocol.Pass] = []
+    coolings: list[protocol.Cooling] = []
+    sampler.quicken()
+    while True:
+        number = len(passes) + 1
+        coolings.append(protocol.cool_down(plan, sampler, say))
+        _warm_up(cascade, engine, next(iter(images.values())), options.warmup)
+
+        def tell(runs: int, seconds: float, number: int = number) -> None:
+            passed = {"runs": runs, "seconds": round(seconds, 1), "of_seconds": plan.seconds}
+            say({"event": "run", "pass": number, **passed})
+
+        one = protocol.one_pass(
+            list(images), time_photo, plan, sampler, governors=governors, tell=tell
         )
-        return Record(photo.id, first, repeats_ms=again)
+        passes.append(one)
+        disturbed = [doubt.text for doubt in protocol.disturbances(one)]
+        say({"event": "pass", "pass": number, "runs": len(one.runs), "disturbed": disturbed})
+        if not disturbed or len(passes) > plan.retries:
+            break
+        protocol.pause(plan)
+    _write_whole(
+        out / LATENCY,
+        "".join(
+            protocol.write_line(number, photo, timings)
+            for number, one in enumerate(passes, start=1)
+            for photo, timings in one.runs
+        ),
+    )
+    counted = protocol.best(passes)
+    facts = {
+        "reason": None,
+        "photos": len(images),
+        "counted": counted + 1,
+        "passes": [_told(one) for one in passes],
+        "coolings": [dataclasses.asdict(one) for one in coolings],
+        "governor": governors,
+        "doubts": [
+            dataclasses.asdict(one) for one in protocol.doubts(passes[counted], plan, governors)
+        ],
+    }
+    return _Measured(facts, measure.latency(timings for _, timings in passes[counted].runs))
+
+
+def _told(one: protocol.Pass) -> dict[str, Any]:
+    """A pass without its single runs."""
+    return {
+        "began_s": one.began_s,
+        "ended_s": one.ended_s,
+        "runs": len(one.runs),
+        "total_ms": measure.summary(timings["total"] for _, timings in one.runs),
+        "spread": one.spread,
+        "throttled": one.throttled,
+        "clock_drop": one.clock_drop,
+        "others": one.others,
+        "disturbed": [dataclasses.asdict(doubt) for doubt in protocol.disturbances(one)],
+    }
+
+
+def _answered(predictions: Path, photos: Sequence[Photo]) -> list[tuple[str, int]]:
+    """The photos that were answered, in the order of `photos`, and by which member."""
+    stages = {
+        record.photo: record.outcome.stage
+        for record in iter_records(predictions)
+        if record.outcome is not None
+    }
+    order = dict.fromkeys(photo.id for photo in photos)
+    return [(photo, stages[photo]) for photo in order if photo in stages]
+
+
+def _readable(chosen: Iterable[str], photos: Sequence[Photo]) -> dict[str, Photo]:
+    """Those that can still be read, which leaves their files in memory."""
+    known = {photo.id: photo for photo in photos}
+    found = {}
+    for identity in chosen:
+        with contextlib.suppress(RunnerError):
+            decode(known[identity].path)
+            found[identity] = known[identity]
+    return found
+
+
+def _warm_up(cascade: Cascade, network: Network, photo: Photo, count: int) -> None:
+    """Run all networks `count` times on a photo."""
+    image = decode(photo.path)
+    for _ in range(count):
+        classify(cascade, image, network, every_stage=True)
+
+
+def answer(cascade: Cascade, network: Network, photo: Photo, options: Options) -> Record:
+    """Classify a photo; a record with an error where it cannot be read."""
+    try:
+        return Record(photo.id, _once(cascade, network, photo, options.every_stage))
     except RunnerError as error:
         if error.kind != "input":
             raise
@@ -293,11 +413,9 @@ def _operators(
 
 
 def _tally(predictions: Path) -> dict[str, Any]:
-    """Counts and latencies of the whole file: of this process and of those before it."""
+    """Counts of the whole file: of this process and of those before it."""
     done = failed = 0
-    timings = []
     for record in iter_records(predictions):
         done += record.outcome is not None
         failed += record.outcome is None
-        timings += record.timings_ms
-    return {"photos": done, "photos_failed": failed, "latency_ms": measure.latency(timings)}
+    return {"photos": done, "photos_failed": failed}

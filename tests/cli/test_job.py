@@ -36,7 +36,7 @@ def test_examples_are_valid(path: Path) -> None:
         ('name = "j"', 'name = "../j"', "name"),
         ('name = "j"', "", "name"),
         ('board = "host"', 'board = "host"\nbord = "x"', "bord"),
-        ("[pretrained]", "[bench]\nrepeat = 0\n[pretrained]", "bench.repeat"),
+        ("[pretrained]", "[bench.latency]\nruns = 0\n[pretrained]", "bench.latency.runs"),
         ("[pretrained]", "[compress]\n[pretrained]", "exactly one"),
         ('name = "j"', "name = ", "not valid TOML"),
     ],

@@ -122,7 +122,7 @@ def test_a_damaged_inventory() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("[pretrained]", "[bench]\nrepeat = 0\n[pretrained]", "bench.repeat"),
+        ("[pretrained]", "[bench.latency]\nruns = 0\n[pretrained]", "bench.latency.runs"),
         ("name =", "name ==", "not valid TOML"),
     ],
 )

@@ -28,6 +28,7 @@ members = {{ budgets = [0.4, 1.0], epochs = 1, tune_epochs = 1 }}
 
 [bench]
 warmup = 1
+latency = {{ seconds = 0, retries = 0 }}
 """
 
 # What the job says when it begins each of its steps.

@@ -131,13 +131,13 @@ def test_timings_come_from_the_clock() -> None:
 def test_records_survive_their_line() -> None:
     network, _ = _network([0.3, 0.2, 0.1])
     outcome = classify(_cascade(predictor=True), PHOTO, network)
-    record = Record("ab" * 32, outcome, repeats_ms=({"total": 1.5},))
+    record = Record("ab" * 32, outcome)
     back = record_from_json(json.loads(record.to_line()))
     assert back.outcome is not None
     np.testing.assert_array_equal(back.outcome.logits, outcome.logits)
     assert back.outcome.logits.dtype == np.float32
     assert (back.outcome.top5, back.outcome.box) == (outcome.top5, outcome.box)
-    assert len(back.timings_ms) == 2
+    assert set(back.outcome.timings_ms) == set(outcome.timings_ms)
     failed = Record("x", None, "cannot decode", "input")
     assert record_from_json(json.loads(failed.to_line())) == failed
 
