@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,12 +109,16 @@ def _tune(
     by = cost or (Cost.CYCLES if where.kind == "virtual" else Cost.TIME)
     estimate = cycle_estimate(where) if by is Cost.CYCLES else None
     half: dict[str, Any] = {"precision": "float16"} if precision is OtherPrecision.FLOAT16 else {}
-    with networks(models, where, precision) as files:
+    opening = endpoints(names, "fast", threads, wait=waiting(wait))
+    with (
+        networks(models, where, precision) as files,
+        nullcontext({}) if estimate else opening as sources,
+    ):
         result = tune_networks(
             files,
             where,
             PREPROCESS,
-            {} if estimate else endpoints(names, "fast", threads, wait=waiting(wait)),
+            sources,
             database=database,
             trials=trials,
             seconds=seconds,

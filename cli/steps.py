@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -247,24 +247,25 @@ def tune(run: Run) -> None:
         from ..compile.tune import tune_networks
         from ..compress.evaluate import read_cascade
 
-        estimate, sources = None, {}
+        estimate, opening = None, nullcontext({})
         if budget.cost == "cycles":
             from ..bench.emulated.estimate import cycle_estimate
 
             estimate = cycle_estimate(run.seen)
         else:
-            sources = endpoints(names, run.job.bench.cluster, wait=run.wait)
-        result = tune_networks(
-            run.networks(),
-            run.seen,
-            read_cascade(run.deployed).preprocess,
-            sources,
-            database=run.database,
-            trials=budget.trials or None,
-            seconds=budget.seconds or None,
-            estimate=estimate,
-            **compiler_precision(run.job),
-        )
+            opening = endpoints(names, run.job.bench.cluster, wait=run.wait)
+        with opening as sources:
+            result = tune_networks(
+                run.networks(),
+                run.seen,
+                read_cascade(run.deployed).preprocess,
+                sources,
+                database=run.database,
+                trials=budget.trials or None,
+                seconds=budget.seconds or None,
+                estimate=estimate,
+                **compiler_precision(run.job),
+            )
         write_json(run.space.path("tuning.json"), result.to_json())
 
     inputs = {

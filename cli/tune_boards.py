@@ -12,6 +12,7 @@ from edgecompress.errors import UsageError
 
 from ..rpc import Endpoint, connect, rpc_server
 from ..rpc.lease import lease, new_token
+from ..rpc.tracker import Tracker, tracker
 from ..targets import Board, ClusterName
 
 # The longest that one RPC server on a board lives; tuning opens another one then.
@@ -66,38 +67,48 @@ def _plain(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
+@contextmanager
 def endpoints(
     names: Sequence[str], cluster: ClusterName, threads: int | None = None, *, wait: float = 0.0
-) -> dict[str, Opener]:
-    """What opens an RPC server on each board; each board is reached once now.
+) -> Iterator[dict[str, Opener]]:
+    """What opens an RPC server on each board, for as long as the tracker of the block lives.
 
     Args:
         threads: as of `endpoint`.
         wait: seconds to wait for a board that somebody else measures on.
 
     Raises:
-        BoardError: one cannot be reached, or is in use.
+        BoardError: one cannot be reached, or is in use: each is asked now.
     """
     tokens = {name: new_token() for name in names}
     for name in names:
         with connect(name) as session, lease(session, PURPOSE, wait=wait, token=tokens[name]):
             pass
-    return {name: partial(endpoint, name, cluster, threads, tokens[name]) for name in names}
+    with tracker() as tracking:
+        yield {
+            name: partial(endpoint, name, tracking, cluster, threads, tokens[name])
+            for name in names
+        }
 
 
 @contextmanager
 def endpoint(
-    name: str, cluster: ClusterName, threads: int | None = None, token: str = ""
+    name: str,
+    tracking: Tracker,
+    cluster: ClusterName,
+    threads: int | None = None,
+    token: str = "",
 ) -> Iterator[Endpoint]:
     """An RPC server on the CPUs of a cluster of a board that is ours, over a session of its own.
 
     Args:
         threads: at most so many of these CPUs, one thread on each; None is all.
+        tracking: where it registers.
         token: of `lease`.
     """
     from ..bench.placement import placement
 
     with connect(name) as session, lease(session, PURPOSE, token=token) as held:
         cpus = placement(session, cluster).cpus[:threads]
-        with rpc_server(session, deadline=SERVER_S, cpus=cpus) as reached:
+        with rpc_server(session, tracking, deadline=SERVER_S, cpus=cpus) as reached:
             yield replace(reached, require=held.require)

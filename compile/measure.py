@@ -27,11 +27,11 @@ _POOL_MODE = 1  # the thread pool's kBig; with a number of threads nothing follo
 
 
 class Endpoint(Protocol):
-    """A TVM RPC server that this machine can reach."""
+    """A TVM RPC server that this machine can reach, through a tracker or by itself."""
 
     @property
     def host(self) -> str:
-        """Address, as this machine sees it."""
+        """Address of the tracker, or of the server, as this machine sees it."""
         ...
 
     @property
@@ -42,6 +42,11 @@ class Endpoint(Protocol):
     @property
     def key(self) -> str:
         """The server's key; empty where it has none."""
+        ...
+
+    @property
+    def tracked(self) -> bool:
+        """Whether host and port are a tracker's."""
         ...
 
     @property
@@ -182,8 +187,9 @@ class Meter:
         for tries_left in reversed(range(_OPENING_TRIES)):
             endpoint = self._stack.enter_context(self._open_endpoint())
             address = (endpoint.host, endpoint.port, endpoint.key)
+            threads = len(endpoint.cpus)
             try:
-                self._worker.call(connect, _CONNECT_S, address, len(endpoint.cpus))
+                self._worker.call(connect, _CONNECT_S, address, endpoint.tracked, threads)
             except Exception as error:
                 self.close()
                 if not tries_left:
@@ -205,16 +211,23 @@ _session: Any = None
 _arguments: tuple[tuple[Argument, ...], list[Any]] = ((), [])
 
 
-def connect(address: Address, threads: int) -> None:
+def connect(address: Address, tracked: bool, threads: int) -> None:
     """Open the worker's only session. Runs in a worker.
 
+    TVM waits for ever where a tracker has no server to give: the caller's deadline holds.
+
     Args:
+        address: of a tracker, or of a server, and the server's key.
         threads: of the kernels; 0 is as many as the server takes.
     """
     global _session  # noqa: PLW0603 (one session a process)
     from tvm import rpc
 
-    _session = rpc.connect(*address)
+    host, port, key = address
+    if tracked:
+        _session = rpc.connect_tracker(host, port).request(key)
+    else:
+        _session = rpc.connect(host, port, key)
     if threads:
         # By itself the pool takes no more threads than there are CPUs of the highest clock.
         _session.get_function("runtime.config_threadpool")(_POOL_MODE, threads)

@@ -1,19 +1,19 @@
 """TVM's RPC server on a board: started by us on the board's loopback, ended with the block.
 
 TVM's protocol is plain text, and lets whoever reaches the port write files and run code. So the
-server listens on 127.0.0.1 only, is reached through SSH, and wants a key that is made anew for
-every server.
+server listens on 127.0.0.1 only, is reached through SSH, and registers through SSH at a tracker
+with a key that is made anew for every server, and that no command line shows.
 """
 
 from __future__ import annotations
 
-import re
 import secrets
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgecompress import events
 from edgecompress.errors import BoardError
@@ -22,17 +22,12 @@ from .deadline import Deadline
 from .process import Running
 from .server_tree import provision
 from .session import Session
+from .tracker import Tracker
 
 START_S = 120.0
-FIRST_PORT, LAST_PORT = 9090, 9190
+_KEYS = "keys"
+_LAUNCHER = Path(__file__).with_name("server_launcher.py")
 
-# TVM's server on some of the CPUs only: its first argument, taken away before it reads the rest.
-_ON_CPUS = (
-    "import os, runpy, sys; os.sched_setaffinity(0, map(int, sys.argv.pop(1).split(',')));"
-    " runpy.run_module('tvm.exec.rpc_server', run_name='__main__', alter_sys=True)"
-)
-
-_BOUND = re.compile(r"bind to 127\.0\.0\.1:(\d+)")
 # From TVM's `rpc/base.py`: the first word of a client, and the answer to a key that is not ours.
 _MAGIC = 0xFF271
 _MISMATCH = _MAGIC + 2
@@ -44,9 +39,12 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An RPC server as seen from this machine: `tvm.rpc.connect(host, port, key)`.
+    """An RPC server as seen from this machine: what to ask which tracker for.
 
     Attributes:
+        host, port: of the tracker, or of the server itself.
+        key: the server's, which no other has.
+        tracked: whether it is a tracker's.
         cpus: those of the board that it runs on; empty where none were named.
         require: raises `BoardError` once the board must not be measured on any more.
     """
@@ -54,57 +52,85 @@ class Endpoint:
     host: str
     port: int
     key: str
+    tracked: bool = True
     cpus: tuple[int, ...] = ()
     require: Callable[[], None] = _nothing
 
 
 @contextmanager
 def rpc_server(
-    session: Session, *, deadline: float, cpus: Sequence[int] = ()
+    session: Session, tracker: Tracker, *, deadline: float, cpus: Sequence[int] = ()
 ) -> Iterator[Endpoint]:
     """An RPC server on the board of `session`, with all that it needs.
 
     Args:
+        tracker: where it registers.
         deadline: seconds that the server may run at most; then the board itself ends it.
         cpus: numbers of the board's CPUs that it may use; all where none are named.
 
     Raises:
-        BoardError: it cannot be brought there, or does not answer.
+        BoardError: it cannot be brought there, does not register, or does not answer.
         InputError: a wheel cannot be fetched.
     """
     env = {"TVM_USE_RUNTIME_LIB": "1"}
     if session.board.kind != "host":
         env |= {"PYTHONPATH": provision(session), "PYTHONNOUSERSITE": "1"}
-    key = f"edgecompress-{secrets.token_hex(8)}"
-    argv = ["python3", "-m", "tvm.exec.rpc_server"]
     if cpus:
-        argv = ["python3", "-c", _ON_CPUS, ",".join(map(str, cpus))]
         # The pool would bind its threads by clock, past the CPUs that were named.
         env |= {"TVM_BIND_THREADS": "0", "TVM_NUM_THREADS": str(len(cpus))}
-    argv += ["--host", "127.0.0.1", "--key", key]
-    argv += ["--port", str(FIRST_PORT), "--port-end", str(LAST_PORT)]
+    key = f"edgecompress-{secrets.token_hex(16)}"
     limit = Deadline(min(deadline, START_S))
-    with session.start(argv, timeout=deadline, env=env) as running:
-        with events.task(f"starting the RPC server on '{session.name}'"):
-            port = _bound_port(running, session.name, limit)
-        with session.forward(port) as local:
-            _require_answer(local, session.name, limit)
-            yield Endpoint("127.0.0.1", local, key, tuple(cpus))
+    with session.tunnel(tracker.port) as tunnel:
+        argv = ["python3", "-c", _LAUNCHER.read_text(encoding="utf-8"), _key_file(session, key)]
+        argv += [str(tunnel.here), str(tunnel.there), ",".join(map(str, cpus))]
+        with session.start(argv, timeout=deadline, env=env) as running:
+            with events.task(f"starting the RPC server on '{session.name}'"):
+                port = _port(running, session.name, limit)
+                tunnel.lead_to(port)
+                _await_registration(running, session.name, tracker, key, limit)
+                _require_answer(tunnel.here or port, session.name, limit)
+            yield Endpoint(tracker.host, tracker.port, key, cpus=tuple(cpus))
 
 
-def _bound_port(running: Running, name: str, limit: Deadline) -> int:
+def _key_file(session: Session, key: str) -> str:
+    """A file on the board that only its user can read, with the key: its path there."""
+    make = ["sh", "-c", 'umask 077 && mkdir -p "$1" && chmod 700 "$1"', "sh", _KEYS]
+    session.run(make, timeout=START_S).check(f"cannot keep a key on '{session.name}'")
+    file = f"{session.workdir}/{_KEYS}/{secrets.token_hex(8)}"
+    session.write(file, key.encode())
+    return file
+
+
+def _port(running: Running, name: str, limit: Deadline) -> int:
     """The port that the server says it has taken."""
     while not limit.expired:
         ended = running.poll(min(1.0, limit.remaining))
-        said = running.text("stderr")
-        if found := _BOUND.search(said):
-            return int(found.group(1))
+        if (said := running.text("stdout").strip()).isdecimal() and int(said) < 1 << 16:
+            return int(said)
         if ended:
-            lines = said.strip().splitlines() or ["it ended at once"]
-            raise BoardError(f"the RPC server on '{name}' does not start: {lines[-1]}")
+            raise _ended(running, name)
     raise BoardError(
         f"the RPC server on '{name}' did not start within {limit.seconds:g} s",
         f"see whether the board is busy: edgecompress doctor --board {name}",
+    )
+
+
+def _ended(running: Running, name: str) -> BoardError:
+    lines = running.text("stderr").strip().splitlines() or ["it ended at once"]
+    return BoardError(f"the RPC server on '{name}' does not start: {lines[-1]}")
+
+
+def _await_registration(
+    running: Running, name: str, tracker: Tracker, key: str, limit: Deadline
+) -> None:
+    for _ in limit.attempts(0.1):
+        if tracker.free(key):
+            return
+        if running.poll(0.0):
+            raise _ended(running, name)
+    raise BoardError(
+        f"the RPC server on '{name}' did not register within {limit.seconds:g} s",
+        "see whether the board's SSH server allows forwarding (AllowTcpForwarding)",
     )
 
 

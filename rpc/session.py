@@ -13,6 +13,7 @@ from edgecompress.errors import BoardError
 
 from ..targets import Board
 from .process import Completed, OnLine, Running
+from .tunnel import Tunnel
 
 
 class Session(Protocol):
@@ -94,8 +95,8 @@ class Session(Protocol):
         """Remove a file or folder below `workdir`; no error if it is not there."""
         ...
 
-    def forward(self, port: int) -> AbstractContextManager[int]:
-        """A port of 127.0.0.1 here that leads to `port` of the board's 127.0.0.1."""
+    def tunnel(self, back: int = 0) -> AbstractContextManager[Tunnel]:
+        """A way to a port of the board's 127.0.0.1, and one back to port `back` of ours."""
         ...
 
     def close(self) -> None:

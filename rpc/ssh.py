@@ -24,7 +24,7 @@ from .deadline import Deadline
 from .process import Running, command_line
 from .session import Commands
 from .ssh_connect import open_client
-from .tunnel import tunnel
+from .tunnel import Tunnel, tunnel
 
 SFTP_S = 60.0
 # From this size on, the free space is asked for before a file is sent.
@@ -121,9 +121,9 @@ class SshSession(Commands):
         done = self.run(["rm", "-rf", "--", path, _record_of(path)], timeout=SFTP_S)
         done.check(f"cannot remove {path} on '{self.name}'")
 
-    def forward(self, port: int) -> AbstractContextManager[int]:
-        """See `Session.forward`. The tunnel is a process of its own."""
-        return tunnel(self.entry, port)
+    def tunnel(self, back: int = 0) -> AbstractContextManager[Tunnel]:
+        """See `Session.tunnel`. It is a process of its own."""
+        return tunnel(self.entry, back)
 
     def close(self) -> None:
         """See `Session.close`."""

@@ -1,9 +1,12 @@
-"""Several boards of one sort tune together: two names of the virtual board, two SSH sessions."""
+"""Several boards of one sort tune together: the virtual board and a copy of it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from edgecompress.cli.tune_boards import endpoints
 from edgecompress.compile.records import read_records
 from edgecompress.compile.tune import tune_tasks
 from edgecompress.compile.tuning import TuningTask
+from edgecompress.errors import BoardError
+from edgecompress.rpc import connect, virtual
+from edgecompress.rpc.lease import lease
 from edgecompress.rpc.ssh import SshSession
 from edgecompress.targets.inventory import add
 
@@ -41,12 +47,12 @@ def tiled(schedule: Any) -> None:
 
 
 def servers() -> dict[str, list[psutil.Process]]:
-    """The processes of each RPC server on this machine's virtual boards, by its key."""
+    """The processes of each RPC server on this machine's virtual boards, by its board's folder."""
     found: dict[str, list[psutil.Process]] = {}
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "--key" in words and any("qemu" in word for word in words):
-            found.setdefault(words[words.index("--key") + 1], []).append(process)
+        for word in process.info["cmdline"] or []:
+            if server := re.search(r"/(farm-pi-[ab])/keys/[0-9a-f]+$", word):
+                found.setdefault(server.group(1), []).append(process)
     return found
 
 
@@ -61,27 +67,44 @@ def kill(server: list[psutil.Process]) -> None:
             process.kill()
 
 
+@pytest.fixture
+def names(
+    virtual_board: SshSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[str]]:
+    """Two boards in the inventory."""
+    monkeypatch.setenv("EDGECOMPRESS_CONFIG", str(tmp_path))
+    copy = virtual.start("virtual-pi4", "farm-b")
+    entries = {"pi-a": virtual_board.entry, "pi-b": copy}
+    for name, entry in entries.items():
+        add(dataclasses.replace(entry, name=name, workdir=f"farm-{name}"))
+    yield list(entries)
+    virtual.reset("virtual-pi4", "farm-b")
+    shutil.rmtree(virtual.status("virtual-pi4", "farm-b").folder)
+
+
+@contextlib.contextmanager
+def in_use(name: str) -> Iterator[None]:
+    with connect(name) as session, lease(session, "bench"):
+        yield
+
+
 @pytest.mark.board
 def test_two_boards_and_a_server_that_is_killed(
-    virtual_board: SshSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    names: list[str], virtual_board: SshSession, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("EDGECOMPRESS_CONFIG", str(tmp_path))
-    for name in ("pi-a", "pi-b"):
-        add(dataclasses.replace(virtual_board.entry, name=name, workdir=f"edgecompress-{name}"))
-    others = servers().keys()
     killed: list[int] = []
 
     def kill_one(event: events.Event) -> None:
         if event.text.startswith("5 measured") and not killed:
-            ours = {key: server for key, server in servers().items() if key not in others}
-            killed.append(len(ours))
-            kill(next(iter(ours.values())))
+            killed.append(len(servers()))
+            kill(next(iter(servers().values())))
+            with pytest.raises(BoardError, match=r"in use by .+@.+ \(tuning"), in_use("pi-a"):
+                pass
 
     database = tmp_path / "tuning.jsonl"
     tasks = [TuningTask(f"gemm {rows}", kernel(rows), tiled, 1) for rows in ROWS]
-    opened = endpoints(["pi-a", "pi-b"], "fast")
-    assert list(opened) == ["pi-a", "pi-b"]
-    with events.listening(kill_one):
+    with events.listening(kill_one), endpoints(names, "fast") as opened:
+        assert list(opened) == names
         result = tune_tasks(tasks, virtual_board.board, opened, database=database)
     records = read_records(database)
     assert killed == [2], "a server for each of the two"

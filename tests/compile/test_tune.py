@@ -100,6 +100,7 @@ class Endpoint:
     host: str
     port: int
     key: str = ""
+    tracked: bool = False
     cpus: tuple[int, ...] = ()
 
 

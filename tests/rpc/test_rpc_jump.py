@@ -152,11 +152,10 @@ def test_the_tunnel_takes_the_same_way(
 ) -> None:
     config(home, f"Host 127.0.0.1\n IdentityFile {virtual_board.entry.identity_file}\n")
     assert behind.entry.port
-    with (
-        tunnel(far(behind, virtual_board), behind.entry.port) as port,
-        socket.create_connection(("127.0.0.1", port), timeout=20) as through,
-    ):
-        assert through.recv(4) == b"SSH-"
+    with tunnel(far(behind, virtual_board)) as way:
+        way.lead_to(behind.entry.port)
+        with socket.create_connection(("127.0.0.1", way.here), timeout=20) as through:
+            assert through.recv(4) == b"SSH-"
 
 
 @pytest.mark.board

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import psutil
 import pytest
 
 from edgecompress.errors import BoardError
-from edgecompress.rpc import Endpoint, Session, rpc_server
+from edgecompress.rpc import Endpoint, Session, rpc_server, server, server_launcher
 from edgecompress.rpc.deadline import Deadline
 from edgecompress.rpc.local import LocalSession
 from edgecompress.rpc.server_tree import pack
+from edgecompress.rpc.tracker import Tracker, tracker
 from edgecompress.targets import load_board
 
 
@@ -41,68 +44,160 @@ def processes_with(text: str) -> list[Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def tracking() -> Iterator[Tracker]:
+    with tracker() as running:
+        yield running
+
+
 def round_trip(endpoint: Endpoint) -> None:
     import tvm
     from tvm import rpc
 
-    remote = rpc.connect(endpoint.host, endpoint.port, endpoint.key)
+    remote = rpc.connect_tracker(endpoint.host, endpoint.port).request(endpoint.key)
     sent = np.arange(1000, dtype="float32")
     there = tvm.runtime.tensor(sent, remote.cpu(0))
     assert np.array_equal(there.numpy(), sent)
 
 
-def check_life(session: Session) -> None:
-    with rpc_server(session, deadline=300) as endpoint:
+def launchers(session: Session) -> list[Any]:
+    """The servers of a session: each was given a key in its folder."""
+    return processes_with(f"{session.workdir}/keys/")
+
+
+def family(session: Session) -> list[Any]:
+    found = launchers(session)
+    return found + [child for one in found for child in one.children(recursive=True)]
+
+
+def sockets(processes: list[Any]) -> set[str]:
+    return {
+        connection.laddr.ip
+        for one in processes
+        for connection in one.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def check_life(session: Session, tracking: Tracker) -> None:
+    with rpc_server(session, tracking, deadline=300) as endpoint:
+        assert (endpoint.host, endpoint.port) == (tracking.host, tracking.port)
+        assert sockets(family(session)) == {"127.0.0.1"}
         assert listeners(endpoint.port) == {"127.0.0.1"}
+        assert tracking.free(endpoint.key)
         round_trip(endpoint)
         round_trip(endpoint)  # the server outlives its first session
+        assert not processes_with(endpoint.key), "a key that anybody on the board can read"
+        assert session.run(["ls", "keys"], timeout=30).stdout == ""
     for _ in Deadline(10).attempts():
-        if not processes_with(endpoint.key) and not listeners(endpoint.port):
+        if not launchers(session) and not tracking.free(endpoint.key):
             break
-    assert not processes_with(endpoint.key)
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((endpoint.host, endpoint.port), timeout=5)
+    assert not launchers(session)
+    assert not tracking.free(endpoint.key)
 
 
-def test_the_server_on_this_machine(host: Session) -> None:
-    check_life(host)
+def test_the_server_on_this_machine(host: Session, tracking: Tracker) -> None:
+    check_life(host, tracking)
 
 
 @pytest.mark.board
-def test_the_server_on_the_board(virtual_board: Session) -> None:
-    check_life(virtual_board)
+def test_the_server_on_the_board(virtual_board: Session, tracking: Tracker) -> None:
+    check_life(virtual_board, tracking)
 
 
 @pytest.mark.skipif(1 not in os.sched_getaffinity(0), reason="needs CPU 1")
-def test_a_server_on_one_cpu(host: Session) -> None:
-    with rpc_server(host, deadline=300, cpus=[1]) as endpoint:
+def test_a_server_on_one_cpu(host: Session, tracking: Tracker) -> None:
+    with rpc_server(host, tracking, deadline=300, cpus=[1]) as endpoint:
         assert endpoint.cpus == (1,)
         round_trip(endpoint)
         # The shell that started it is on both.
-        servers = [one for one in processes_with(endpoint.key) if one.cpu_affinity() == [1]]
+        servers = [one for one in launchers(host) if one.cpu_affinity() == [1]]
         assert servers
-        family = [child for server in servers for child in server.children(recursive=True)]
-        assert all(child.cpu_affinity() == [1] for child in family)
+        children = [child for server in servers for child in server.children(recursive=True)]
+        assert all(child.cpu_affinity() == [1] for child in children)
 
 
-def test_another_key_gets_nothing(host: Session) -> None:
-    from tvm import rpc
-
-    with rpc_server(host, deadline=100) as endpoint:
-        with pytest.raises(Exception, match="key"):
-            rpc.connect(endpoint.host, endpoint.port, "guess")
+def test_who_does_not_know_the_key_gets_nothing(host: Session, tracking: Tracker) -> None:
+    with rpc_server(host, tracking, deadline=100) as endpoint:
+        port = launched_port(host)
+        for guess in ("guess", endpoint.key):  # what the tracker hands out is longer than the key
+            assert greeted(port, guess) == MISMATCH
         round_trip(endpoint)
 
 
-def test_a_server_that_does_not_start_says_why(host: LocalSession) -> None:
-    fake = Path(host.workdir) / "tvm" / "exec"
+MISMATCH = (0xFF271 + 2).to_bytes(4, "little")
+
+
+def launched_port(session: Session) -> int:
+    return next(
+        connection.laddr.port
+        for one in launchers(session)
+        for connection in one.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    )
+
+
+def greeted(port: int, key: str) -> bytes:
+    word = f"client:{key}".encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(struct.pack("<ii", 0xFF271, len(word)) + word)
+        return connection.recv(4, socket.MSG_WAITALL)
+
+
+def test_a_killed_server_leaves_nobody_behind(host: Session, tracking: Tracker) -> None:
+    from tvm import rpc
+
+    with rpc_server(host, tracking, deadline=100) as endpoint:
+        remote = rpc.connect_tracker(endpoint.host, endpoint.port).request(endpoint.key)
+        assert remote.cpu(0).exist
+        everyone = family(host)
+        server = next(one for one in everyone if one.net_connections("tcp"))
+        assert server.children(), "what serves the session"
+        server.kill()
+        gone, left = psutil.wait_procs(everyone, timeout=10)
+        assert gone and not left
+        del remote
+
+
+def test_a_server_that_does_not_start_says_why(host: LocalSession, tracking: Tracker) -> None:
+    fake = Path(host.workdir) / "tvm"
     fake.mkdir(parents=True)
-    (fake.parent / "__init__.py").write_text("raise SystemExit('no libtvm here')")
+    (fake / "__init__.py").write_text("raise SystemExit('no libtvm here')")
     with (
         pytest.raises(BoardError, match="does not start: no libtvm here"),
-        rpc_server(host, deadline=30),
+        rpc_server(host, tracking, deadline=30),
     ):
         pass
+
+
+def test_a_server_that_cannot_register_is_a_board_error(
+    host: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "START_S", 4.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        pytest.raises(BoardError, match="did not register within 4 s"),
+        rpc_server(host, Mute(mute.getsockname()[1]), deadline=100),  # type: ignore[arg-type]
+    ):
+        pass
+    assert not launchers(host)
+
+
+@dataclass(frozen=True)
+class Mute:
+    """What listens where a tracker should, and never answers."""
+
+    port: int
+
+    def free(self, _: str) -> bool:
+        return False
+
+
+def test_forwarded_ports_that_are_open_to_the_network_are_seen() -> None:
+    for address, open_to_all in (("127.0.0.1", False), ("0.0.0.0", True), ("::1", False)):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.create_server((address, 0), family=family) as listener:
+            assert server_launcher.beyond_loopback(listener.getsockname()[1]) is open_to_all
 
 
 def test_a_python_without_wheels_is_refused() -> None:
