@@ -202,6 +202,31 @@ def test_uploads_over_ssh(virtual_board: SshSession, tmp_path: Path) -> None:
 
 
 @pytest.mark.board
+@pytest.mark.parametrize("size", [6_000_000, 900_000])
+def test_a_full_disk_says_what_is_free_and_needed(
+    virtual_board: SshSession, tmp_path: Path, size: int
+) -> None:
+    """Six megabytes are refused before they are sent, 0.9 when the disk has run full."""
+    if virtual.status("virtual-pi4").mode != "namespaces":
+        pytest.skip("the board's small disk needs root here")
+    entry = dataclasses.replace(virtual_board.entry, workdir="/run/small-disk/work")
+    local = tmp_path / "big"
+    local.write_bytes(os.urandom(size))
+    with SshSession(entry) as session:
+        try:
+            fill = "rm -rf ./*; dd if=/dev/zero of=filler bs=1k count=3700 2>/dev/null"
+            session.run(["sh", "-c", fill], timeout=30).check("fill")
+            with pytest.raises(BoardError, match="is full") as refused:
+                session.upload(local, "big")
+            assert f"needs {size / 1e6:.1f} MB" in refused.value.message
+            assert "MB free" in refused.value.message
+            left = session.run(["ls", "-A"], timeout=30).stdout.split()
+            assert left == ["filler"]
+        finally:
+            session.run(["sh", "-c", "rm -rf ./*"], timeout=30)
+
+
+@pytest.mark.board
 def test_facts_of_the_virtual_board(virtual_board: SshSession) -> None:
     facts = probe(virtual_board)
     assert facts.arch == "aarch64"
