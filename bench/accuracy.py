@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -113,16 +113,28 @@ class Point:
     hit_rates: tuple[float, ...]
 
 
+_NO_LOGITS = np.zeros(0, np.float32)
+
+
 def match(photos: Labelled, records: Mapping[str, Record]) -> list[Answer]:
-    """The record of each photo of a set, in the set's order."""
+    """The record of each photo of a set, in the set's order, without its logits: these are large.
+
+    A photo that is listed again is an answer again, with the target that it has there.
+    """
     answers = []
     for path, target in zip(photos.paths, photos.targets, strict=True):
         try:
             identity = photo_id(path)
         except RunnerError:
             identity = str(path)
-        answers.append(Answer(path, identity, target, records.get(identity)))
+        answers.append(Answer(path, identity, target, _light(records.get(identity))))
     return answers
+
+
+def _light(record: Record | None) -> Record | None:
+    if record is None or record.outcome is None:
+        return record
+    return replace(record, outcome=replace(record.outcome, logits=_NO_LOGITS))
 
 
 def wilson(right: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -177,22 +189,20 @@ def mean_macs(cascade: Cascade, answers: Iterable[Answer]) -> float | None:
 
 def agreement(one: Mapping[str, Record], other: Mapping[str, Record]) -> Agreement | None:
     """Compare two runs; None where they have no answered photo in common."""
-    pairs = [
-        (record.outcome, other[key].outcome)
-        for key, record in one.items()
-        if record.outcome is not None and key in other
-    ]
-    both = [(a, b) for a, b in pairs if b is not None]
-    if not both:
+    both = top1 = same_stage = 0
+    largest: float | None = None
+    for key, record in one.items():
+        a, b = record.outcome, other[key].outcome if key in other else None
+        if a is None or b is None:
+            continue
+        both += 1
+        top1 += a.top5[0][0] == b.top5[0][0]
+        same_stage += a.stage == b.stage
+        if a.stage == b.stage and a.logits.shape == b.logits.shape:
+            largest = max(largest or 0.0, float(np.abs(a.logits - b.logits).max()))
+    if both == 0:
         return None
-    same = [(a, b) for a, b in both if a.stage == b.stage and a.logits.shape == b.logits.shape]
-    differences = [float(np.abs(a.logits - b.logits).max()) for a, b in same]
-    return Agreement(
-        top1=sum(a.top5[0][0] == b.top5[0][0] for a, b in both) / len(both),
-        max_logit_difference=max(differences) if differences else None,
-        same_stage=len(same) / len(both),
-        n=len(both),
-    )
+    return Agreement(top1 / both, largest, same_stage / both, both)
 
 
 def trade_off(cascade: Cascade, answers: Sequence[Answer]) -> list[Point]:

@@ -1,43 +1,40 @@
-"""The photos onto a board, the run there, and its results back.
+"""A job's photos on one board or several, and what comes back.
 
-A run that was cut off goes on where it was: what the board has written stays there until all of it
-has been fetched. The host's own CPU is a board like the others.
+Accuracy first: photos are shared out to all boards, and their records come back as they are made
+(`spread.py`, `board_feed.py`). Then latency, of a few of the photos, on the first board alone. A
+run that was cut off goes on where it was. The host's own CPU is a board like the others.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from edgecompress import events
-from edgecompress.errors import BoardError, InputError
-from edgecompress.files import read_json, sha256_json
+from edgecompress.errors import InputError
+from edgecompress.files import read_json, sha256_json, write_json
 
 from ..rpc.packages import environment
 from ..rpc.session import Session
 from ..runner.errors import RunnerError
-from ..runner.records import Record, photo_id, read_records
-from ..runner.run import MEASUREMENTS, PREDICTIONS
-from .deploy import PYTHON, Deployment, deploy, runner_error
+from ..runner.protocol import Plan, choose, read_lines
+from ..runner.records import Record
+from ..runner.run import LATENCY, MEASUREMENTS, PREDICTIONS
+from .answers import Journal, RecordFile
+from .board_feed import PHOTO_S, Told, parsed, serve
+from .board_photos import COMMAND_S, Shelf, identify, need_disk
+from .deploy import PYTHON, Deployment, deploy, manifest_sha256, read_manifest, runner_error
+from .spread import PATIENCE_S, Opener, Work, keep_trying, spread, unreadable
 
-PHOTOS = "photos"
-COMMAND_S = 300.0
-PHOTO_S = 120.0  # an upper bound for one photo, under emulation
-BATCH_BYTES = 32 << 20
 PROFILED_PHOTOS = 3
 
-# What a prediction takes on the board's disk, with the logits of a thousand classes.
-_RECORD_BYTES = 8000
+EMULATED = Plan(photos=5, runs=5, seconds=0, most_seconds=300, cool_seconds=0, retries=0)
+"""Where times are an emulator's, a few show what parts there are; no more is to be had."""
 
-# Unpack beside, then rename each file: a photo is whole on the board or not there.
-_RECEIVE = (
-    'rm -rf "$2" && mkdir -p "$2" "$3" && tar -xf "$1" -C "$2" && mv "$2"/* "$3"/ && rm -rf "$2"'
-)
+# What is kept free on a board for answers, with the logits of a thousand classes.
+_RECORDS_BYTES = 512 * 8000
 
 
 class Photos(Protocol):
@@ -64,12 +61,12 @@ class Options(Protocol):
 
     @property
     def warmup(self) -> int:
-        """Classifications before the clock counts."""
+        """Classifications before latency is measured."""
         ...
 
     @property
-    def repeat(self) -> int:
-        """Classifications of each photo."""
+    def plan(self) -> Plan:
+        """How latency is measured."""
         ...
 
     @property
@@ -84,163 +81,217 @@ class BoardRun:
 
     Attributes:
         records: photo id to record, as the board wrote it.
-        measurements: measurements.json, as the board wrote it (`runner/run.py`).
+        measurements: measurements.json, as the board wrote it (`runner/run.py`), with what the host
+            knows of the whole run: `photos`, `photos_failed`, `photos_resumed`, `photos_repeated`
+            (listed again, with the same content), `boards` (the first one first: `name`, `photos`
+            that it answered, and of the last process's time `starts` and `peak_rss_mib`).
+        runs: photo id to the times of its runs in the latency pass that counts, milliseconds of
+            each part.
     """
 
-    records: dict[str, Record]
+    records: Mapping[str, Record]
     measurements: dict[str, Any]
+    runs: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
 
-def run_on_board(
-    session: Session, bundle: Path, photos: Photos, out: Path, options: Options
+def run_on_boards(
+    boards: Mapping[str, Opener],
+    bundle: Path,
+    photos: Photos,
+    out: Path,
+    options: Options,
+    *,
+    patience: float = PATIENCE_S,
 ) -> BoardRun:
-    """Classify photos on a board and fetch predictions.jsonl and measurements.json into `out`.
+    """Classify photos on boards of one sort, measure on the first, and leave what came in `out`.
 
-    A photo that cannot be read is a record with its error, not a failure of the run.
+    A photo that cannot be read is a record with its error, not a failure of the run. A photo that
+    is listed more than once is classified once.
+
+    Args:
+        boards: what opens each, by name.
+        patience: seconds without an answer after which a board that was lost is given up.
 
     Raises:
         InputError: the bundle is damaged, or no photo at all could be classified.
-        BoardError: the board was lost, is full, or does not fit the bundle.
-        CompileError: a network fails on the board.
+        BoardError: the boards were lost, are full, or do not fit the bundle.
+        CompileError: a network fails on a board.
     """
     with events.task(f"hashing {len(photos.paths)} photos"):
         identities = identify(photos.paths)
-    _need_disk(session, bundle, len(identities))
-    deployed = deploy(session, bundle)
-    _send_photos(session, identities)
-    command = _command(deployed, options)
-    # The key leaves the board nothing to mix up: other photos or options are another run.
-    folder = f"runs/{sha256_json([command, sorted(identities)])[:24]}"
-    # Absolute: the list names its photos relative to its own folder.
-    lines = [f"{key}\t{session.workdir}/{PHOTOS}/{key}\n" for key in identities]
-    session.write(f"{folder}/photos.tsv", "".join(lines).encode())
-    command += ["--list", f"{folder}/photos.tsv", "--out", folder]
-    _stream(session, command, len(identities), options)
-    for name in (PREDICTIONS, MEASUREMENTS):
-        session.download(f"{folder}/{name}", out / name)
-    session.remove(folder)
+    settings = [manifest_sha256(bundle), options.threads, options.cluster]
+    key = sha256_json([*settings, sorted(identities)])
+    journal = Journal(out, key)
+    resumed = len(journal)
+    journal.add(unreadable(identities))
+    run = _Run(boards, bundle, identities, journal, key, options, patience)
+    told = _answer(run)
+    if journal.failed == len(journal):
+        raise InputError(
+            f"none of the {journal.failed} photos could be classified",
+            f"see the errors in {journal.path}",
+        )
+    measured = _measure(run, out)
+    journal.write(identities, out / PREDICTIONS)
+    peak = max(one["peak_rss_mib"] for one in told)
+    whole = {
+        **measured,
+        "peak_rss_mib": max(measured["peak_rss_mib"], peak),
+        "photos": len(journal) - journal.failed,
+        "photos_failed": journal.failed,
+        "photos_resumed": resumed,
+        "photos_repeated": len(photos.paths) - len(identities),
+        "boards": told,
+    }
+    write_json(out / MEASUREMENTS, whole)
+    journal.remove()
     return read_board_run(out)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One call of `run_on_boards`; `key` tells it from others on host and boards."""
+
+    boards: Mapping[str, Opener]
+    bundle: Path
+    photos: Mapping[str, Path | None]
+    journal: Journal
+    key: str
+    options: Options
+    patience: float
+
+
+def _answer(run: _Run) -> list[dict[str, Any]]:
+    """Have every photo answered; returns what each board did."""
+    told = {name: Told() for name in run.boards}
+    cascade = read_manifest(run.bundle).cascade
+    label = f"classifying on {', '.join(run.boards)}"
+    with events.task(label, len(run.photos), len(run.journal)) as task:
+        work = Work(run.key, run.photos, run.journal, list(run.boards), task)
+
+        def attempt(name: str, session: Session) -> None:
+            need_disk(session, run.bundle, _RECORDS_BYTES)
+            command = _command(deploy(session, run.bundle), run.options)
+            serve(session, work, name=name, command=command, cascade=cascade, told=told[name])
+
+        spread(work, run.boards, attempt, run.patience)
+    answered = {**dict.fromkeys(run.boards, 0), **run.journal.answered}
+    answered.pop("", None)  # records that no board has made
+    return [
+        {"name": name, "photos": count, **asdict(told.get(name, Told()))}
+        for name, count in answered.items()
+    ]
+
+
+def _measure(run: _Run, out: Path) -> dict[str, Any]:
+    """Measure latency on the first board; returns what it wrote of it."""
+    name, options = next(iter(run.boards)), run.options
+    reached: list[Deployment] = []
+
+    def attempt(session: Session) -> None:
+        plan = EMULATED if session.board.kind == "virtual" else options.plan
+        stages = ((one, run.journal[one].outcome) for one in run.photos)
+        answered = [(one, outcome.stage) for one, outcome in stages if outcome]
+        chosen = {one: run.photos[one] for one in choose(answered, max(1, plan.photos))}
+        files = [(one, path) for one, path in chosen.items() if path]
+        reached.append(deploy(session, run.bundle))
+        folder = f"runs/{run.key[:24]}-latency"
+        shelf = Shelf(session, {one: path.stat().st_size for one, path in files})
+        places = shelf.send(files, f"{folder}/photos")
+        # Absolute: the list names its photos relative to its own folder.
+        lines = [f"{one}\t{session.workdir}/{place}\n" for one, place in places.items()]
+        session.write(f"{folder}/photos.tsv", "".join(lines).encode())
+        command = [*_command(reached[-1], options), *_latency_options(options, plan)]
+        command += ["--list", f"{folder}/photos.tsv", "--out", folder]
+        _stream(session, command, len(files), options.warmup, plan)
+        for result in (LATENCY, MEASUREMENTS):
+            session.download(f"{folder}/{result}", out / result)
+        session.remove(folder)
+
+    keep_trying(name, run.boards[name], attempt, run.patience, begun=lambda: bool(reached))
+    measured = read_json(out / MEASUREMENTS, "measurements")
+    if not isinstance(measured, dict) or not _finite(measured.get("peak_rss_mib")):
+        raise InputError(f"what '{name}' measured makes no sense", "run again: edgecompress bench")
+    return measured
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < float("inf")
+
+
 def read_board_run(folder: Path) -> BoardRun:
-    """Read back what `run_on_board` left.
+    """Read back what `run_on_boards` left.
 
     Raises:
         InputError: a file is missing or damaged.
     """
+    measurements = read_json(folder / MEASUREMENTS, "measurements")
+    records = RecordFile(folder / PREDICTIONS)
     try:
-        records = read_records(folder / PREDICTIONS)
+        runs = _runs(folder / LATENCY, measurements)
     except RunnerError as error:
         raise InputError(error.message, error.hint) from error
-    return BoardRun(records, read_json(folder / MEASUREMENTS, "measurements"))
+    return BoardRun(records, measurements, runs)
 
 
-def identify(paths: Sequence[Path]) -> dict[str, Path | None]:
-    """Photo id to file, each once, in order; a photo that is not there is known by its path."""
-    found: dict[str, Path | None] = {}
-    for path in paths:
-        try:
-            found.setdefault(photo_id(path), path)
-        except RunnerError:
-            found.setdefault(str(path), None)
-    return found
+def _runs(path: Path, measurements: Any) -> dict[str, list[dict[str, float]]]:
+    """The runs of the pass that counts; none where latency was not measured."""
+    runs: dict[str, list[dict[str, float]]] = {}
+    told = measurements.get("latency") if isinstance(measurements, dict) else None
+    if not isinstance(told, dict) or not path.exists():
+        return runs
+    for photo, timings in read_lines(path, told.get("counted", 0)):
+        runs.setdefault(photo, []).append(timings)
+    return runs
 
 
 def _command(deployed: Deployment, options: Options) -> list[str]:
-    command = [PYTHON, deployed.runner, deployed.bundle]
-    command += ["--warmup", str(options.warmup), "--repeat", str(options.repeat)]
-    command += ["--cluster", options.cluster]
+    command = [PYTHON, deployed.runner, deployed.bundle, "--cluster", options.cluster]
     if options.threads:
         command += ["--threads", str(options.threads)]
-    if options.profile:
-        command += ["--profile", str(PROFILED_PHOTOS)]
     return command
 
 
-def _stream(session: Session, command: list[str], count: int, options: Options) -> None:
+def _latency_options(options: Options, plan: Plan) -> list[str]:
+    words = ["--warmup", str(options.warmup)]
+    for part, value in asdict(plan).items():
+        name = "latency-photos" if part == "photos" else part.replace("_", "-")
+        words += [f"--{name}", str(value)]
+    if options.profile:
+        words += ["--profile", str(PROFILED_PHOTOS)]
+    return words
+
+
+def _stream(session: Session, command: list[str], count: int, warmup: int, plan: Plan) -> None:
     """Run the runner, its lines as progress."""
-    with events.task(f"classifying on {session.name}", count) as task:
+    with events.task(f"measuring latency on {session.name}") as task:
 
         def show(line: str) -> None:
-            event = _event(line)
-            if event.get("event") == "loaded":
-                task.update(event["resumed"], f"{event['resumed']} photos done before")
-            elif event.get("event") == "photo":
-                task.advance(text=event.get("label") or event.get("error"))
+            if text := _measuring(parsed(line)):
+                task.say(text)
 
-        deadline = COMMAND_S + PHOTO_S * (count * options.repeat + options.warmup)
+        deadline = COMMAND_S + PHOTO_S * count + (1 + plan.retries) * _pass_s(warmup, plan)
         done = session.stream(command, timeout=deadline, on_line=show, env=environment(session))
     if done.returncode != 0:
         raise runner_error(session, done)
 
 
-def _event(line: str) -> dict[str, Any]:
+def _pass_s(warmup: int, plan: Plan) -> float:
+    """The longest time that cooling down, warming up and a latency pass may take."""
+    return plan.cool_seconds + max(plan.seconds, plan.most_seconds) + PHOTO_S * (warmup + 1)
+
+
+def _measuring(event: Mapping[str, Any]) -> str:
+    """How the measuring of latency goes, in words; "" of other events."""
+    kind = event.get("event")
     try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _send_photos(session: Session, identities: Mapping[str, Path | None]) -> None:
-    """Copy the photos that the board lacks, many in one archive: SFTP pays for each file."""
-    listed = session.run(["sh", "-c", f"mkdir -p {PHOTOS} && ls {PHOTOS}"], timeout=COMMAND_S)
-    there = set(listed.check(f"cannot list photos on '{session.name}'").stdout.split())
-    missing = [(key, path) for key, path in identities.items() if path and key not in there]
-    if not missing:
-        return
-    with events.task(f"copying photos to {session.name}", len(missing)) as task:
-        for batch in _batches(missing):
-            with tempfile.TemporaryDirectory() as temporary:
-                archive = Path(temporary) / "photos.tar"
-                with tarfile.open(archive, "w", dereference=True) as tar:
-                    for key, path in batch:
-                        tar.add(path, arcname=key, filter=_plain)
-                session.upload(archive, "incoming.tar")
-            receive = ["sh", "-c", _RECEIVE, "sh", "incoming.tar", "incoming", PHOTOS]
-            session.run(receive, timeout=COMMAND_S).check(
-                f"cannot unpack photos on '{session.name}'", "free some space on the board"
-            )
-            session.remove("incoming.tar")
-            task.advance(len(batch))
-
-
-def _batches(photos: list[tuple[str, Path]]) -> list[list[tuple[str, Path]]]:
-    batches: list[list[tuple[str, Path]]] = [[]]
-    size = 0
-    for key, path in photos:
-        size += path.stat().st_size
-        if size > BATCH_BYTES and batches[-1]:
-            batches.append([])
-            size = path.stat().st_size
-        batches[-1].append((key, path))
-    return batches
-
-
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.mode, member.uid, member.gid, member.uname, member.gname = 0o644, 0, 0, "", ""
-    return member
-
-
-def _need_disk(session: Session, bundle: Path, photos: int) -> None:
-    """Refuse early where the board's disk cannot hold bundle and predictions.
-
-    The bundle counts twice (archive and unpacked); photos are checked as they are sent.
-    """
-    need = 2 * (bundle.stat().st_size if bundle.exists() else 0) + photos * _RECORD_BYTES
-    free = free_bytes(session)
-    if free is not None and free < need:
-        raise BoardError(
-            f"the disk of '{session.name}' is full: {need / 1e6:.1f} MB needed,"
-            f" {free / 1e6:.1f} MB free below {session.workdir}",
-            f"free some space on the board: rm -r {session.workdir}/bundles",
-        )
-
-
-def free_bytes(session: Session) -> int | None:
-    """Free space below a session's working folder, bytes; None where `df` does not tell."""
-    done = session.run(["df", "-Pk", session.workdir], timeout=COMMAND_S)
-    try:
-        return int(done.stdout.splitlines()[-1].split()[3]) * 1024
-    except (IndexError, ValueError):
-        return None
+        if kind == "cooling":
+            now, goal = float(event["temperature_c"]), float(event["below_c"])
+            return f"waiting until it is below {goal:g} °C: {now:g} °C"
+        if kind == "run":
+            return f"pass {event['pass']}: {event['runs']} runs in {event['seconds']} s"
+        if kind == "pass" and event["disturbed"]:
+            return f"pass {event['pass']} was disturbed: {event['disturbed'][0]}"
+    except (LookupError, TypeError, ValueError):
+        return ""
+    return ""

@@ -23,7 +23,8 @@ from ..compile.bundle import runner_sources
 from ..rpc.packages import environment
 from ..rpc.process import Completed
 from ..rpc.session import Session
-from ..runner.manifest import MAX_MANIFEST, NAME
+from ..runner.errors import RunnerError
+from ..runner.manifest import MAX_MANIFEST, NAME, Manifest, manifest_from_bytes
 
 PYTHON = "python3"
 CHECK_S = 300.0
@@ -124,14 +125,31 @@ def manifest_sha256(bundle: Path) -> str:
         ) from error
 
 
+def read_manifest(bundle: Path) -> Manifest:
+    """The manifest of a bundle archive.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    try:
+        with tarfile.open(bundle, "r:") as archive:
+            stream = archive.extractfile(NAME)
+            content = stream.read() if stream else b""
+        return manifest_from_bytes(content)
+    except (OSError, tarfile.TarError, KeyError) as error:
+        raise InputError(f"{bundle} is not a bundle: {error}", "edgecompress compile") from error
+    except RunnerError as error:
+        raise InputError(f"{bundle}: {error.message}", error.hint) from error
+
+
 def runner_error(session: Session, done: Completed) -> EdgeCompressError:
     """The error for a runner that ended with a non-zero exit status."""
     lines = done.stderr.strip().splitlines()
     try:
         told = json.loads(lines[-1])
         kind = _ERRORS.get(told["kind"], BoardError)
-        return kind(f"{session.name}: {told['error']}", told["hint"])
-    except (IndexError, ValueError, KeyError, TypeError):
+        return kind(f"{session.name}: {told['error']}", str(told["hint"]))
+    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
         last = lines[-1] if lines else "it said nothing"
         return BoardError(
             f"the runner on '{session.name}' ended with status {done.returncode}: {last}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,13 +14,13 @@ from pydantic import ValidationError
 from edgecompress.errors import InputError
 from edgecompress.files import read_json, write_text
 
-from ..runner.errors import RunnerError
-from ..runner.manifest import NAME, Manifest, manifest_from_bytes
+from ..runner.manifest import Manifest
 from ..runner.records import Record
 from ..targets import Board
 from . import sections
 from .accuracy import Labelled, agreement, match
 from .board_run import BoardRun
+from .deploy import read_manifest
 from .peer_facts import peers_facts
 from .photo_facts import photo_facts
 from .precision import precision_facts
@@ -163,20 +162,3 @@ def _cause(error: Exception) -> str:
         where = ".".join(str(part) for part in one["loc"]) or error.title
         return f"{where}: {one['msg']}"
     return f"no {error}" if isinstance(error, KeyError) else str(error)
-
-
-def read_manifest(bundle: Path) -> Manifest:
-    """The manifest of a bundle archive.
-
-    Raises:
-        InputError: there is none, or it is damaged.
-    """
-    try:
-        with tarfile.open(bundle, "r:") as archive:
-            stream = archive.extractfile(NAME)
-            content = stream.read() if stream else b""
-        return manifest_from_bytes(content)
-    except (OSError, tarfile.TarError, KeyError) as error:
-        raise InputError(f"{bundle} is not a bundle: {error}", "edgecompress compile") from error
-    except RunnerError as error:
-        raise InputError(f"{bundle}: {error.message}", error.hint) from error

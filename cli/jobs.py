@@ -58,7 +58,8 @@ JobBoards = Annotated[
         "--board",
         "-b",
         help="A board; `edgecompress boards` lists them. Again for more of the same sort: kernels"
-        " are tuned on all of them at the same time, all else is done on the first.",
+        " are tuned and photos answered on all of them at the same time, all else is done on the"
+        " first.",
     ),
 ]
 JobFile = Annotated[Path, typer.Argument(help="A job file, such as examples/demo.toml.")]
@@ -158,7 +159,17 @@ def _command(last: str, tell: summary.Tell) -> Any:
         default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
         with open_workspace(out or default) as space:
             first, tuned_on = (board or [wanted.board])[0], tuple(board or wanted.tune.boards)
-            run = Run(wanted, space, first, data, quick, tuned_on, history, waiting(wait))
+            run = Run(
+                wanted,
+                space,
+                first,
+                data,
+                quick,
+                tuned_on,
+                history,
+                waiting(wait),
+                answered_by=tuple(board or ()),
+            )
             run = steps.run_until(run, last)
             return tell(run, as_json)
 

@@ -69,7 +69,9 @@ def _bars() -> Iterator[events.Listener]:
             elif event.kind == "warning":
                 bars.console.print(f"! {event.text}", style="yellow", markup=False)
             elif event.kind == "begin":
-                rows[event.task] = bars.add_task(event.task, total=event.total, text="")
+                rows[event.task] = bars.add_task(
+                    event.task, total=event.total, completed=int(event.done), text=""
+                )
             elif event.task in rows:
                 done, total = event.done, event.total
                 if event.kind == "end":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from edgecompress.errors import BoardError, unknown_name
 from edgecompress.files import building, read_json, sha256_file, sha256_json, write_json
 
 from ..rpc import connect
-from ..rpc.lease import lease
+from ..rpc.lease import lease, new_token
 from ..targets import Board, board_names, load_board, require_supported
 from ..targets.inventory import entries
 from .job import Job, compress_config, pretrained_config
@@ -25,6 +25,7 @@ from .tune_boards import endpoints, require_once, require_one_sort
 if TYPE_CHECKING:
     from ..bench.history import Entry
     from ..compress.photos import PhotoSet
+    from ..rpc import Session
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Run:
         tuned_on: the boards, all of one sort, that kernels are tuned on; empty is `board_name`.
         history: the file of the history; None is the user's.
         wait: seconds to wait for a board that somebody else measures on.
+        answered_by: the boards, all of one sort, that photos are shared out to, `board_name` first;
+            empty is `board_name` alone.
     """
 
     job: Job
@@ -48,6 +51,7 @@ class Run:
     tuned_on: tuple[str, ...] = ()
     history: Path | None = None
     wait: float = 0.0
+    answered_by: tuple[str, ...] = ()
 
     @cached_property
     def board(self) -> Board:
@@ -344,25 +348,34 @@ def alone(board: Board, purpose: str, wait: float) -> Iterator[None]:
         held.require()
 
 
+@contextmanager
+def _leased(name: str, wait: float, token: str) -> Iterator[Session]:
+    """A session with a board that is ours meanwhile."""
+    with connect(name) as session, lease(session, "bench", wait=wait, token=token) as held:
+        yield session
+        held.require()
+
+
 def bench(run: Run) -> None:
-    """Classify the photos on the board, by the board's own runner."""
+    """Classify the photos on the boards, by the boards' own runner; measure on the first."""
     out = run.space.path("board")
 
-    def work() -> None:
-        from ..bench.board_run import run_on_board
+    names = run.answered_by or (run.board_name,)
+    require_once(names)
+    require_one_sort({name: find_board(name) for name in names})
 
-        with (
-            connect(run.board_name) as session,
-            lease(session, "bench", wait=run.wait) as held,
-        ):
-            run_on_board(session, run.bundle, run.photos, out, run.job.bench)
-            held.require()
+    def work() -> None:
+        from ..bench.board_run import run_on_boards
+
+        token = new_token()
+        boards = {name: partial(_leased, name, run.wait, token) for name in names}
+        run_on_boards(boards, run.bundle, run.photos, out, run.job.bench)
 
     inputs = {
         "bundle": sha256_file(run.bundle),
         "photos": _files(run.photos),
         "bench": run.job.bench.model_dump(exclude={"peers"}),
-        "board": run.board_name,
+        "boards": names,
     }
     run.space.step("bench", inputs, [out / "measurements.json"], work)
 
@@ -418,12 +431,12 @@ def _remember_failure(run: Run, error: Exception) -> None:
 
 def report(run: Run) -> None:
     """Write report.json, report.html and report.md from what the other steps left."""
+    from ..bench.answers import RecordFile
     from ..bench.board_run import read_board_run
     from ..bench.history import entry_of
     from ..bench.page import page_examples, write_page
     from ..bench.report import Material, build_report, write_report
     from ..bench.report_markdown import write_markdown
-    from ..runner.records import read_records
 
     material = Material(
         name=run.job.name,
@@ -431,7 +444,7 @@ def report(run: Run) -> None:
         bundle=run.bundle,
         photos=run.photos,
         run=read_board_run(run.space.path("board")),
-        reference=read_records(run.reference),
+        reference=RecordFile(run.reference),
         compression=read_json(run.cascade / "compression.json", "compression record"),
         database=run.database if run.database.exists() else None,
         precision=run.job.quantize.precision,
@@ -468,7 +481,7 @@ def run_until(run: Run, last: str) -> Run:
     if last in _ON_THE_BOARD and not (last == "tune" and run.job.tune.cost == "cycles"):
         usable = usable_board(run.job, run.board_name)
         if usable != run.board_name:
-            run = replace(run, board_name=usable, tuned_on=())
+            run = replace(run, board_name=usable, tuned_on=(), answered_by=())
     if run.job.quantize.precision == "float16" and "tune" in _upto(last):
         require_float16(run.board)
     for name in _upto(last):

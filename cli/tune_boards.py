@@ -11,6 +11,7 @@ from typing import Any
 from edgecompress.errors import UsageError
 
 from ..rpc import Endpoint, connect, rpc_server
+from ..rpc.health import calm
 from ..rpc.lease import lease, new_token
 from ..rpc.tracker import Tracker, tracker
 from ..targets import Board, ClusterName
@@ -26,12 +27,12 @@ def require_once(names: Sequence[str]) -> None:
     """Refuse a board that is named twice.
 
     Raises:
-        UsageError: one is: two servers on one board disturb each other's times.
+        UsageError: one is: two runs on one board disturb each other's times.
     """
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(
-            f"the board '{twice}' is named twice: two servers on one board disturb each other",
+            f"the board '{twice}' is named twice: two runs on one board disturb each other",
             "name each board once",
         )
 
@@ -43,15 +44,15 @@ def require_one_sort(boards: Mapping[str, Board]) -> None:
         boards: by the user's name, what each is; the first is what kernels are tuned for.
 
     Raises:
-        UsageError: one is of another sort: its times are not those of the first.
+        UsageError: one is of another sort: what it needs and takes is not what the first does.
     """
     (name, first), *others = boards.items()
     for other_name, other in others:
         if other.name != first.name:
             raise UsageError(
-                f"boards that tune together must be of one sort: '{name}' is a {first.name},"
+                f"boards that work together must be of one sort: '{name}' is a {first.name},"
                 f" '{other_name}' a {other.name}{_difference(first, other)}",
-                f"tune '{other_name}' by itself, with an --out of its own",
+                f"give '{other_name}' a run by itself, with an --out of its own",
             )
 
 
@@ -102,8 +103,8 @@ def endpoint(
     """An RPC server on the CPUs of a cluster of a board that is ours, over a session of its own.
 
     Args:
-        threads: at most so many of these CPUs, one thread on each; None is all.
         tracking: where it registers.
+        threads: at most so many of these CPUs, one thread on each; None is all.
         token: of `lease`.
     """
     from ..bench.placement import placement
@@ -111,4 +112,10 @@ def endpoint(
     with connect(name) as session, lease(session, PURPOSE, token=token) as held:
         cpus = placement(session, cluster).cpus[:threads]
         with rpc_server(session, tracking, deadline=SERVER_S, cpus=cpus) as reached:
-            yield replace(reached, require=held.require)
+            slowed = calm(session)
+
+            def require() -> None:
+                held.require()
+                slowed()
+
+            yield replace(reached, require=require)

@@ -70,7 +70,7 @@ class Task:
 
     label: str
     total: float | None = None
-    done: float = field(default=0, init=False)
+    done: float = 0
     text: str = field(default="", init=False)
 
     def advance(self, amount: float = 1, text: str | None = None) -> None:
@@ -90,10 +90,10 @@ class Task:
 
 
 @contextmanager
-def task(label: str, total: float | None = None) -> Iterator[Task]:
-    """A task with a beginning and an end, also when it fails."""
-    running = Task(label, total)
-    emit(Event("begin", label, total=total))
+def task(label: str, total: float | None = None, done: float = 0) -> Iterator[Task]:
+    """A task with a beginning and an end, also when it fails; `done` of it are from before."""
+    running = Task(label, total, done)
+    emit(Event("begin", label, done=done, total=total))
     try:
         yield running
     finally:

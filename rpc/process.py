@@ -40,6 +40,8 @@ BEAT_S = 30.0
 SILENCE_S = 120
 # What a command may say at most; a run over a hundred thousand photos says a fifth of it.
 OUTPUT_BYTES = 100 << 20
+# So much is kept of what a listener has heard.
+HEARD_CHUNKS = 256
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ class Running:
     def poll(self, timeout: float, on_line: OnLine | None = None) -> bool:
         """Handle one chunk of output, waiting up to `timeout` s; True when all has been read.
 
+        With `on_line` only the last of the output is kept.
+
         Raises:
             BoardError: the command says more than anything of ours would.
         """
@@ -182,6 +186,8 @@ class Running:
         if not self._open:
             self._ended.set()
         self._output[stream].append(chunk)
+        if on_line and len(self._output[stream]) > 2 * HEARD_CHUNKS:
+            del self._output[stream][:-HEARD_CHUNKS]
         self._said += len(chunk)
         if self._said > OUTPUT_BYTES:
             self.stop()

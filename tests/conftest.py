@@ -43,7 +43,7 @@ def data_root() -> Path:
 
 @dataclass(frozen=True)
 class TinyCascade:
-    """A cascade of three little compiled networks for the board `host`, and its bundle.
+    """A cascade of three little compiled networks for one board, and its bundle.
 
     The predictor takes 24 x 24 pixels, the members 32 and 48; there are ten classes.
     """
@@ -62,14 +62,25 @@ class _Compiled:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyCascade:
     """See `TinyCascade`. Compiled straight from Relax in a few seconds, most of them imports."""
+    return tiny_cascade(tmp_path_factory.mktemp("tiny"), "host")
+
+
+@pytest.fixture(scope="session")
+def tiny_arm(tmp_path_factory: pytest.TempPathFactory) -> TinyCascade:
+    """The same for the board `virtual-pi4`."""
+    return tiny_cascade(tmp_path_factory.mktemp("tiny-arm"), "virtual-pi4")
+
+
+def tiny_cascade(root: Path, board_name: str) -> TinyCascade:
+    """See `TinyCascade`; its files lie below `root`."""
     from edgecompress.compile.bundle import build_bundle
     from edgecompress.runner.spec import Cascade, Predictor, Preprocess, Stage
     from edgecompress.targets import load_board
 
-    root = tmp_path_factory.mktemp("tiny")
+    board = load_board(board_name)
     compiled = {
         name: _Compiled(
-            _tiny_network(root / f"{name}.so", side, size, box=name == "box"),
+            _tiny_network(root / f"{name}.so", side, size, board, box=name == "box"),
             {"layers": [], "macs": side * side * 3, "tuned_layers": 0, "seconds": 1.5},
         )
         for name, side, size in (("box", 24, 4), ("small", 32, 10), ("big", 48, 10))
@@ -90,14 +101,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyCascade:
     )
     write_json(root / "cascade.json", cascade.to_json())
     bundle = root / "tiny.tar"
-    build_bundle(root, compiled, load_board("host"), bundle)
+    build_bundle(root, compiled, board, bundle)
     return TinyCascade(root, compiled, bundle)
 
 
-def _tiny_network(path: Path, side: int, size: int, *, box: bool) -> Path:
+def _tiny_network(path: Path, side: int, size: int, board: Any, *, box: bool) -> Path:
     """uint8 `[1, side, side, 3]` -> mean colour -> a dense layer -> float32 `[1, size]`."""
     import tvm
     from tvm import relax
+
+    from edgecompress.compile.link import linker
 
     builder = relax.BlockBuilder()
     photo = relax.Var("input", relax.TensorType((1, side, side, 3), "uint8"))
@@ -111,7 +124,10 @@ def _tiny_network(path: Path, side: int, size: int, *, box: bool) -> Path:
                 output = builder.emit(relax.op.sigmoid(relax.op.add(output, corners)))
             output = builder.emit_output(output)
         builder.emit_func_output(output)
-    tvm.compile(builder.get(), target="llvm").export_library(str(path))
+    host = board.kind == "host"
+    target = "llvm" if host else tvm.target.Target(board.tvm_target())
+    compiled = tvm.compile(builder.get(), target=target)
+    compiled.export_library(str(path), **({} if host else {"fcompile": linker(board)}))
     return path
 
 

@@ -6,17 +6,18 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgecompress.bench.board_run import BoardRun, run_on_board
+from edgecompress.bench.board_run import BoardRun, run_on_boards
 from edgecompress.bench.peers import Row
 from edgecompress.bench.report import Material, build_report
 from edgecompress.bench.schema import Report
-from edgecompress.cli.job import BenchTable
+from edgecompress.cli.job import BenchTable, LatencyTable
 from edgecompress.compress.photos import PhotoSet
 from edgecompress.rpc import connect
 from edgecompress.runner.cascade import Outcome, classify
@@ -25,7 +26,9 @@ from edgecompress.runner.records import Record, photo_id
 from edgecompress.runner.spec import Cascade, cascade_from_json
 from edgecompress.targets import load_board
 
-OPTIONS = BenchTable(threads=1, warmup=1, repeat=2, profile=True)
+# As long as it takes to run each photo twice.
+LATENCY = LatencyTable(runs=16, seconds=0, retries=0, cool_seconds=0)
+OPTIONS = BenchTable(threads=1, warmup=1, latency=LATENCY, profile=True)
 
 
 def tiny_network(name: str, tensor: np.ndarray) -> np.ndarray:
@@ -80,8 +83,8 @@ def board_run(tiny: Any, photos: PhotoSet, tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGECOMPRESS_CACHE", str(root / "cache"))
-        with connect("host") as session:
-            return run_on_board(session, tiny.bundle, photos, root / "out", OPTIONS)
+        boards = {"host": partial(connect, "host")}
+        return run_on_boards(boards, tiny.bundle, photos, root / "out", OPTIONS)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ the virtual board's.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -14,7 +15,10 @@ import platform
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,10 @@ import psutil
 import pytest
 
 from edgecompress import events
-from edgecompress.bench.board_run import PHOTOS, identify, read_board_run, run_on_board
+from edgecompress.bench import spread
+from edgecompress.bench.accuracy import match
+from edgecompress.bench.board_photos import PHOTOS, identify
+from edgecompress.bench.board_run import BoardRun, read_board_run, run_on_boards
 from edgecompress.bench.deploy import (
     PYTHON,
     deploy,
@@ -32,7 +39,7 @@ from edgecompress.bench.deploy import (
     runner_zip,
     upload_runner,
 )
-from edgecompress.cli.job import BenchTable
+from edgecompress.cli.job import BenchTable, LatencyTable
 from edgecompress.compress.photos import PhotoSet
 from edgecompress.errors import BoardError, CompileError, EdgeCompressError, InputError
 from edgecompress.events import Event
@@ -41,7 +48,8 @@ from edgecompress.rpc.process import Completed
 from edgecompress.rpc.ssh import SshSession
 from edgecompress.runner.records import Record, read_records
 
-OPTIONS = BenchTable(threads=1, warmup=1)
+LATENCY = LatencyTable(runs=1, seconds=0, retries=0, cool_seconds=0)
+OPTIONS = BenchTable(threads=1, warmup=1, latency=LATENCY)
 
 
 @pytest.fixture
@@ -60,6 +68,11 @@ def told() -> Iterator[list[Event]]:
         yield heard
 
 
+def run_on_host(bundle: Path, photos: PhotoSet, out: Path, options: Any = OPTIONS) -> BoardRun:
+    """As a job does it."""
+    return run_on_boards({"host": partial(connect, "host")}, bundle, photos, out, options)
+
+
 def begun(told: list[Event]) -> list[str]:
     return [event.task for event in told if event.kind == "begin"]
 
@@ -70,10 +83,10 @@ def on_board(session: Session, folder: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in root.iterdir()}
 
 
-def said(records: dict[str, Record]) -> dict[str, Any]:
+def said(records: Mapping[str, Record]) -> dict[str, Any]:
     """Records without their times, which no two runs share."""
     return {
-        key: {**record.to_json(), "timings_ms": None, "repeats_ms": None, "error": None}
+        key: {**record.to_json(), "timings_ms": None, "error": None}
         for key, record in records.items()
     }
 
@@ -81,11 +94,12 @@ def said(records: dict[str, Record]) -> dict[str, Any]:
 def test_the_same_as_the_runner_alone(
     tiny: Any, photos: PhotoSet, session: Session, tmp_path: Path
 ) -> None:
-    run = run_on_board(session, tiny.bundle, photos, tmp_path / "out", OPTIONS)
+    run = run_on_host(tiny.bundle, photos, tmp_path / "out")
     runner = tmp_path / "runner.pyz"
     runner.write_bytes(runner_zip())
     command = [sys.executable, runner, tiny.bundle, "--out", tmp_path / "direct", "--threads", "1"]
-    command += ["--unpack", tmp_path / "unpacked", "--photos", *photos.paths]
+    command += ["--unpack", tmp_path / "unpacked", "--latency-photos", "0"]
+    command += ["--photos", *photos.paths]
     subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=60)
     alone = read_records(tmp_path / "direct/predictions.jsonl")
     assert said(run.records) == said(alone)
@@ -100,89 +114,148 @@ def test_the_same_as_the_runner_alone(
 def test_a_second_run_reuses_what_is_there(
     tiny: Any, photos: PhotoSet, session: Session, tmp_path: Path, told: list[Event]
 ) -> None:
-    first = run_on_board(session, tiny.bundle, photos, tmp_path / "1", OPTIONS)
+    first = run_on_host(tiny.bundle, photos, tmp_path / "1")
     there = on_board(session, PHOTOS)
     assert set(there) == {key for key, path in identify(photos.paths).items() if path}
-    assert {"copying photos to host", "copying tiny.tar to host"} <= set(begun(told))
+    assert "copying tiny.tar to host" in begun(told)
     told.clear()
-    second = run_on_board(session, tiny.bundle, photos, tmp_path / "2", OPTIONS)
+    second = run_on_host(tiny.bundle, photos, tmp_path / "2")
     assert not [task for task in begun(told) if task.startswith("copying")]
     assert on_board(session, PHOTOS) == there
     assert said(second.records) == said(first.records)
     # It is a run of its own nevertheless, not the first one's answers.
     assert second.measurements["photos_resumed"] == 0
     # One more photo is one more copied.
-    told.clear()
     extra = tmp_path / "extra.jpg"
     extra.write_bytes(photos.paths[0].read_bytes() + b"\0")
     more = dataclasses.replace(photos, paths=(*photos.paths, extra), targets=(*photos.targets, 0))
-    third = run_on_board(session, tiny.bundle, more, tmp_path / "3", OPTIONS)
-    assert [(e.task, e.done) for e in told if e.kind == "end" and "photos to" in e.task] == [
-        ("copying photos to host", 1)
-    ]
+    third = run_on_host(tiny.bundle, more, tmp_path / "3")
+    now = on_board(session, PHOTOS)
+    assert {key: now[key] for key in there} == there and len(now) == len(there) + 1
     assert len(third.records) == len(first.records) + 1
 
 
-def test_a_photo_twice_is_one_record(
+def test_a_photo_twice_is_one_record_and_two_answers(
     tiny: Any, photo_files: tuple[Path, ...], session: Session, tmp_path: Path
 ) -> None:
-    twice = PhotoSet("twice", (*photo_files[:2], photo_files[0]), (0, 1, 0), ("a", "b"))
-    run = run_on_board(session, tiny.bundle, twice, tmp_path / "out", OPTIONS)
+    twice = PhotoSet("twice", (*photo_files[:2], photo_files[0]), (0, 1, 5), ("a", "b"))
+    run = run_on_host(tiny.bundle, twice, tmp_path / "out")
     assert len(run.records) == run.measurements["photos"] == 2
+    assert run.measurements["photos_repeated"] == 1
+    answers = match(twice, run.records)
+    assert [answer.target for answer in answers] == [0, 1, 5]
+    assert answers[0].outcome == answers[2].outcome is not None
+
+
+def test_what_was_damaged_on_the_board_is_sent_anew(
+    tiny: Any, photos: PhotoSet, session: Session, tmp_path: Path
+) -> None:
+    first = run_on_host(tiny.bundle, photos, tmp_path / "1")
+    there = sorted(Path(session.workdir, PHOTOS).iterdir())
+    for path in there[:3]:
+        path.write_bytes(path.read_bytes()[:20])  # as a board that lost its power leaves it
+    assert said(run_on_host(tiny.bundle, photos, tmp_path / "2").records) == said(first.records)
+    assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in there)
 
 
 def runners() -> list[psutil.Process]:
     """The runners that this process has started, without the shells around them."""
-    own = psutil.Process().children(recursive=True)
-    return [p for p in own if "--list" in p.cmdline() and p.name().startswith("python")]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "--feed" in process.cmdline() and process.name().startswith("python"):
+                found.append(process)
+    return found
 
 
-def test_a_killed_run_goes_on(
-    tiny: Any, photos: PhotoSet, session: Session, tmp_path: Path, told: list[Event]
-) -> None:
-    options = OPTIONS.model_copy(update={"repeat": 40})  # long enough to be hit in the middle
-    killed: list[int] = []
+@pytest.fixture
+def many(photos: PhotoSet, many_photos: tuple[Path, ...]) -> PhotoSet:
+    """Photos enough that a run can be hit in the middle, and the two that are none."""
+    paths = (*many_photos, *photos.paths[-2:])
+    return dataclasses.replace(photos, paths=paths, targets=(0,) * len(paths))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No long pauses before a board is tried again."""
+    monkeypatch.setattr(spread, "_PAUSES_S", (0.05,))
+
+
+def killing(at: Callable[[Event], bool]) -> Callable[[Event], None]:
+    """A listener that kills the runner at some of the photos."""
 
     def kill(event: Event) -> None:
-        if event.task.startswith("classifying") and event.done == 3 and not killed:
+        if event.kind == "advance" and event.task.startswith("classifying") and at(event):
             for process in runners():
-                killed.append(process.pid)
                 process.kill()
 
-    with events.listening(kill), pytest.raises(BoardError, match="status 137") as refused:
-        run_on_board(session, tiny.bundle, photos, tmp_path / "out", options)
-    assert len(killed) == 1
-    assert "edgecompress doctor" in refused.value.hint
-    assert not (tmp_path / "out").exists(), "half a run is not fetched"
-    told.clear()
-    run = run_on_board(session, tiny.bundle, photos, tmp_path / "out", options)
-    resumed = run.measurements["photos_resumed"]
-    assert 3 <= resumed < len(photos)
-    texts = [event.text for event in told if event.task == "classifying on host"]
-    assert f"{resumed} photos done before" in texts
+    return kill
+
+
+@pytest.mark.usefixtures("session", "impatient")
+def test_a_killed_runner_is_started_again(
+    tiny: Any, many: PhotoSet, tmp_path: Path, told: list[Event]
+) -> None:
+    to_come = [300, 120, 3]
+
+    def now(event: Event) -> bool:
+        return bool(to_come) and event.done >= to_come[-1] and to_come.pop() > 0
+
+    with events.listening(killing(now)):
+        run = run_on_host(tiny.bundle, many, tmp_path / "out")
+    warned = [event.text for event in told if event.kind == "warning"]
+    assert len(warned) == 3 and all("status 137" in text for text in warned)
     lines = (tmp_path / "out/predictions.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["photo"] for line in lines) == sorted(identify(photos.paths))
-    assert run.measurements["latency_ms"]["total"]["n"] == 40 * 8
-    assert (run.measurements["photos"], run.measurements["photos_failed"]) == (8, 2)
-
-
-def test_a_killed_run_is_not_taken_for_another(
-    tiny: Any, photos: PhotoSet, session: Session, tmp_path: Path
-) -> None:
-    def kill(event: Event) -> None:
-        if event.task.startswith("classifying") and event.done == 3:
-            for process in runners():
-                process.kill()
-
-    options = OPTIONS.model_copy(update={"repeat": 40})
-    with events.listening(kill), pytest.raises(BoardError):
-        run_on_board(session, tiny.bundle, photos, tmp_path / "out", options)
-    # Other options and other photos are other runs: nothing of the first one is in them.
-    run = run_on_board(session, tiny.bundle, photos, tmp_path / "out", OPTIONS)
+    assert [json.loads(line)["photo"] for line in lines] == list(identify(many.paths))
     assert run.measurements["photos_resumed"] == 0
-    fewer = photos.take(range(4))
-    run = run_on_board(session, tiny.bundle, fewer, tmp_path / "out", options)
-    assert (run.measurements["photos_resumed"], run.measurements["photos"]) == (0, 4)
+    counts = (run.measurements["photos"], run.measurements["photos_failed"])
+    assert counts == (len(many) - 2, 2)
+    assert [one["starts"] for one in run.measurements["boards"]] == [4]
+    assert run.measurements["latency_ms"]["total"]["n"] == LATENCY.photos
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"predictions.jsonl", "latency.jsonl", "measurements.json"}
+
+
+@pytest.mark.usefixtures("session", "impatient")
+def test_a_runner_that_never_gets_far_is_given_up(
+    tiny: Any, many: PhotoSet, tmp_path: Path, told: list[Event]
+) -> None:
+    out = tmp_path / "out"
+    late, over = threading.Event(), threading.Event()
+
+    def kill_all() -> None:
+        while not over.is_set():
+            for process in runners() if late.is_set() else ():
+                process.kill()
+            time.sleep(0.005)
+
+    def watch(event: Event) -> None:
+        if event.task.startswith("classifying") and event.done > 40:
+            late.set()
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    try:
+        with events.listening(watch), pytest.raises(BoardError, match="status 137") as refused:
+            run_on_host(tiny.bundle, many, out)
+    finally:
+        over.set()
+        killer.join()
+    assert "edgecompress doctor" in refused.value.hint
+    assert not (out / "predictions.jsonl").exists(), "half a run is no result"
+    # Other options and other photos are other runs: nothing of this one is in them.
+    fewer = run_on_host(tiny.bundle, many.take(range(4)), tmp_path / "fewer")
+    assert (fewer.measurements["photos_resumed"], fewer.measurements["photos"]) == (0, 4)
+    told.clear()
+    run = run_on_host(tiny.bundle, many, out)
+    resumed = run.measurements["photos_resumed"]
+    assert 40 <= resumed < len(many)
+    start = next(event for event in told if event.task == "classifying on host")
+    assert (start.kind, start.done, start.total) == ("begin", resumed, len(many))
+    last = [event.text for event in told if event.task == "classifying on host"][-1]
+    assert f"{resumed} photos done before" in last and "2 failed" in last
+    assert [record.photo for record in run.records.values()] == list(identify(many.paths))
+    assert all(record.error_kind in (None, "input") for record in run.records.values())
 
 
 def test_photos_that_are_none_at_all(tiny: Any, session: Session, tmp_path: Path) -> None:
@@ -191,7 +264,7 @@ def test_photos_that_are_none_at_all(tiny: Any, session: Session, tmp_path: Path
     broken = PhotoSet("broken", paths, (0, 1), ("a", "b"))
     for _ in range(2):  # asking again does not make it a success
         with pytest.raises(InputError, match="none of the 2 photos") as refused:
-            run_on_board(session, tiny.bundle, broken, tmp_path / "out", OPTIONS)
+            run_on_host(tiny.bundle, broken, tmp_path / "out")
         assert refused.value.exit_code == 3
         assert refused.value.hint
 
@@ -309,7 +382,7 @@ def test_a_network_that_fails_on_the_board(tiny: Any, session: Session, tmp_path
     _photo(photo)
     one = PhotoSet("one", (photo,), (0,), ("a",))
     with pytest.raises(CompileError, match=r"'small' gives \[1, 4\], not \[1, 10\]") as refused:
-        run_on_board(session, bundle, one, tmp_path / "out", OPTIONS)
+        run_on_host(bundle, one, tmp_path / "out")
     assert refused.value.exit_code == 5
     assert refused.value.hint
 
@@ -363,7 +436,13 @@ def test_a_board_with_a_full_disk(
     with SshSession(entry) as session:
         try:
             for work in (
-                lambda: run_on_board(session, tiny.bundle, photos, tmp_path / "out", OPTIONS),
+                lambda: run_on_boards(
+                    {"pi": partial(SshSession, entry)},
+                    tiny.bundle,
+                    photos,
+                    tmp_path / "out",
+                    OPTIONS,
+                ),
                 lambda: deploy(session, tiny.bundle),
             ):
                 with pytest.raises(BoardError, match="is full") as refused:
@@ -377,4 +456,4 @@ def test_a_board_with_a_full_disk(
             assert upload_runner(session)
         finally:
             session.run(["sh", "-c", "rm -rf ./*"], timeout=30)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "predictions.jsonl").exists()
