@@ -29,6 +29,19 @@ test: install system counting ## set up and run the everyday tests
 test-slow: install system counting ## the tests that take longer
 	$(BIN)/pytest -q -m slow
 
+RELIABILITY := out/reliability.jsonl
+
+.PHONY: reliability
+reliability: install system ## break boards, links and processes; writes the table of docs/reliability.md
+	@mkdir -p out && rm -f $(RELIABILITY)
+	EDGECOMPRESS_RELIABILITY=$(abspath $(RELIABILITY)) $(BIN)/pytest -q -m "" tests/faults
+	$(BIN)/python tests/faults/table.py $(RELIABILITY) docs/reliability.md
+
+.PHONY: fuzz
+SECONDS ?= 3600
+fuzz: install ## damaged files for all that reads them; SECONDS=3600, files below out/fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
 .PHONY: benchmark
 benchmark: install ## pytest-benchmark: kernels, decoding, cropping
 	$(BIN)/pytest -q --benchmark-only -m ""

@@ -251,7 +251,7 @@ def read(
                 return []
             select = f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY at, id"
             entries = [_entry(row) for row in connection.execute(select)]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"the history {path} is damaged: {error}") from error
         finally:
             connection.close()

@@ -35,7 +35,7 @@ def placement(session: Session, cluster: ClusterName) -> Placement:
         found = Placement(
             cluster, numbers, str(told["core"]), str(told["found_by"]), int(told["available"])
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise BoardError(f"'{session.name}' gave an answer that makes no sense: {error}") from error
     if not found.cpus:
         raise BoardError(f"'{session.name}' says that it has no CPUs")

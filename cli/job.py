@@ -181,10 +181,11 @@ def load_job(path: Path) -> Job:
         raise UsageError(f"job {path} is not UTF-8 text", _WORKS) from error
     try:
         return Job.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"job {path} is not valid TOML: {error}", _WORKS) from error
     except ValidationError as error:
         raise UsageError(f"job {path}: {_first(error)}", "docs/jobs.md lists every field") from None
+    # Numbers of thousands of digits and deep nesting end in errors that are not TOML's own.
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"job {path} is not valid TOML: {error}", _WORKS) from error
 
 
 def compress_config(job: Job) -> CompressConfig:

@@ -146,7 +146,7 @@ def _mend_tail(stream: RawIOBase) -> int:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -154,7 +154,7 @@ def _is_json(line: bytes) -> bool:
 def _from_line(path: Path, number: int, line: bytes) -> Record:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _damaged(path, number, "no JSON") from None
     if not isinstance(value, dict) or "format" not in value:
         raise _damaged(path, number, "no tuning record")

@@ -12,14 +12,25 @@ class EdgeCompressError(Exception):
     Args:
         message: the cause, one line.
         hint: what to type or change next, one line; may be empty.
+
+    Both may quote a file or a board: what would move a terminal's cursor is shown escaped.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(plain(message))
+        self.message = plain(message)
+        self.hint = plain(hint)
+
+
+def plain(text: str) -> str:
+    """A text on one line, in printable characters."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 class UsageError(EdgeCompressError):

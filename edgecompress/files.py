@@ -86,7 +86,7 @@ def read_json(path: Path, what: str = "file") -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"no such {what}: {path}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {what} {path}: {error}") from error
 
 

@@ -150,7 +150,14 @@ def _read(session: Session, make: Callable[[dict[str, Any]], T]) -> T:
     )
     try:
         return make(json.loads(done.stdout.strip().splitlines()[-1]))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise BoardError(f"'{session.name}' gave an answer that makes no sense: {error}") from error
 
 

@@ -103,8 +103,8 @@ def resolve(entry: BoardEntry) -> Address:
     found = _lookup(config, entry.host)
     address = _address(found, entry.host, entry.port, entry.user, entry.name)
     if entry.identity_file:
-        own = str(Path(entry.identity_file).expanduser())
-        address = replace(address, identity_files=(own,), only_these=True)
+        own = (_home(entry.identity_file),)
+        address = replace(address, identity_files=own, only_these=True)
     way = entry.jump or _jump(found)
     jumps = _chain(config, way, 1)
     if entry.jump:
@@ -124,10 +124,10 @@ def _address(found: _Found, host: str, port: int | None, user: str, name: str) -
     hostname = (_text(found, "hostname") or host).removeprefix("[").removesuffix("]")
     port = port or _number(found, "port", 22, 65535)
     alias = _text(found, "hostkeyalias")
-    files = [Path(one).expanduser() for one in found.get("identityfile") or []]
+    files = [_home(one) for one in found.get("identityfile") or []]
     certificate = _text(found, "certificatefile")
     if certificate.endswith("-cert.pub"):
-        files.append(Path(certificate).expanduser())
+        files.append(_home(certificate))
     elif certificate:
         _warn_once(f"{certificate} does not end with -cert.pub, and is not used")
     known = _text(found, "userknownhostsfile") or "~/.ssh/known_hosts ~/.ssh/known_hosts2"
@@ -136,13 +136,11 @@ def _address(found: _Found, host: str, port: int | None, user: str, name: str) -
         host=hostname,
         port=port,
         user=user or _text(found, "user") or getpass.getuser(),
-        identity_files=tuple(str(path) for path in files if path.exists()),
+        identity_files=tuple(one for one in files if _exists(one)),
         host_key="",
         name=name,
         known_as=(alias, 22) if alias else (hostname, port),
-        known_hosts=tuple(
-            str(Path(one.strip('"')).expanduser()) for one in f"{known} {everyones}".split()
-        ),
+        known_hosts=tuple(_home(one.strip('"')) for one in f"{known} {everyones}".split()),
         only_these=_text(found, "identitiesonly").lower() == "yes",
         agent=_text(found, "identityagent").lower() != "none",
         proxy=_text(found, "proxycommand") if _way(found) == "proxycommand" else "",
@@ -189,7 +187,7 @@ def _too_many(way: str) -> BoardError:
 def _with_identity(hop: Address, identity: str) -> Address:
     if hop.identity_files or not identity:
         return hop
-    return replace(hop, identity_files=(str(Path(identity).expanduser()),))
+    return replace(hop, identity_files=(_home(identity),))
 
 
 def _pinned(jumps: tuple[Address, ...], entry: BoardEntry) -> tuple[Address, ...]:
@@ -228,6 +226,21 @@ def _number(found: _Found, key: str, otherwise: int, most: int) -> int:
 @cache
 def _warn_once(text: str) -> None:
     events.warn(text)
+
+
+def _home(name: str) -> str:
+    """A path with `~` resolved; as it is where that is of a user who is not here."""
+    try:
+        return str(Path(name).expanduser())
+    except RuntimeError:
+        return name
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _read_config() -> paramiko.SSHConfig:
@@ -269,7 +282,7 @@ def _lines(path: Path, depth: int) -> Iterator[str]:
             yield line
             continue
         for name in include[1].split():
-            asked = Path(name.strip('"')).expanduser()
+            asked = Path(_home(name.strip('"')))
             base = Path("~/.ssh").expanduser()
             pattern = asked.relative_to("/") if asked.is_absolute() else asked
             root = Path("/") if asked.is_absolute() else base

@@ -12,7 +12,16 @@ class RunnerError(Exception):
     """
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(plain(message))
         self.kind = kind
-        self.message = message
-        self.hint = hint
+        self.message = plain(message)
+        self.hint = plain(hint)
+
+
+def plain(text: str) -> str:
+    """A text on one line, in printable characters: it may quote a file that anybody wrote."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )

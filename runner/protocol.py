@@ -304,6 +304,10 @@ def write_line(number: int, photo: str, timings: Mapping[str, float]) -> str:
     return json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n"
 
 
+# What Python makes of text that is no JSON, too deep, or a number that no float holds.
+_UNREADABLE = (ValueError, RecursionError, OverflowError)
+
+
 def read_lines(path: Path, number: int) -> "Iterator[tuple[str, Timings]]":
     """The runs of a pass out of latency.jsonl: photo, and milliseconds of each part.
 
@@ -318,7 +322,7 @@ def read_lines(path: Path, number: int) -> "Iterator[tuple[str, Timings]]":
                     continue
                 timings = {str(k): float(v) for k, v in value["timings_ms"].items()}
                 yield str(value["photo"]), timings
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (LookupError, TypeError, AttributeError, *_UNREADABLE) as error:
                 message = f"{path}, line {index + 1}: not a run: {error!r}"
                 raise RunnerError("input", message, "run again: edgecompress bench") from error
 

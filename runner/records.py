@@ -79,7 +79,7 @@ def record_from_json(value: Any) -> Record:
             timings_ms={str(part): float(one) for part, one in value["timings_ms"].items()},
         )
         return Record(str(value["photo"]), outcome)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RunnerError("input", f"not a prediction record: {error!r}") from error
 
 
@@ -120,7 +120,7 @@ def iter_records(path: StrPath) -> Iterator[Record]:
                 return
             try:
                 yield record_from_json(json.loads(line))
-            except (ValueError, RunnerError) as error:
+            except (ValueError, RecursionError, RunnerError) as error:
                 raise RunnerError(
                     "input", f"{path}, line {number}: {error}", f"delete {path} and run again"
                 ) from error

@@ -6,7 +6,6 @@ Everything is read from JSON as untrusted input: types, ranges and names are che
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from typing import Any
 
@@ -238,10 +237,11 @@ def _count(value: Any, where: str) -> int:
 
 
 def _number(value: Any, where: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _wrong(where, "is not a number")
+    # False for NaN; and no float is made of an integer that may be too large for one.
     if not low <= value <= high:
-        raise _wrong(where, f"is {value}, not in {low}..{high}")
+        raise _wrong(where, f"is not in {low}..{high}")
     return float(value)
 
 

@@ -43,8 +43,6 @@ def parse_toml(text: str, schema: type[M], where: str, hint: str = "") -> M:
     """Validate the text of a TOML file; `where` begins the message. Raises as `read_toml`."""
     try:
         return schema.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{where} is not TOML: {error}", hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the whole file"
@@ -52,3 +50,6 @@ def parse_toml(text: str, schema: type[M], where: str, hint: str = "") -> M:
         raise InputError(
             f"{where}: {key}: {message}", hint or f"mend or remove '{key}' in that file"
         ) from error
+    # Numbers of thousands of digits and deep nesting end in errors that are not TOML's own.
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not TOML: {error}", hint) from error
