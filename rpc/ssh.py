@@ -29,6 +29,8 @@ from .tunnel import Tunnel, tunnel
 SFTP_S = 60.0
 # From this size on, the free space is asked for before a file is sent.
 ASK_FIRST = 1 << 20
+# A part of a file that nothing was added to for so long is what a killed upload left.
+STALE_S = 600
 
 
 class SshSession(Commands):
@@ -156,6 +158,8 @@ class SshSession(Commands):
         beside = posixpath.join(folder, f".{name}.{secrets.token_hex(4)}.part")
         try:
             self._send(beside, stream, size)
+            if size >= ASK_FIRST:
+                self._sweep(folder, name, beside)
             self._sftp.posix_rename(beside, path)
         except (paramiko.SSHException, EOFError, OSError) as error:
             free = self._clean(beside)
@@ -170,6 +174,15 @@ class SshSession(Commands):
             self._make_folder(posixpath.dirname(beside))
             stream.seek(0)
             self._sftp.putfo(stream, beside, size)
+
+    def _sweep(self, folder: str, name: str, fresh: str) -> None:
+        """Remove what killed uploads left of a file; their age is by the board's own clock."""
+        now = self._sftp.stat(fresh).st_mtime or 0
+        for one in self._sftp.listdir_attr(folder):
+            is_part = one.filename.startswith(f".{name}.") and one.filename.endswith(".part")
+            if is_part and now - (one.st_mtime or now) > STALE_S:
+                with contextlib.suppress(OSError):
+                    self._sftp.remove(posixpath.join(folder, one.filename))
 
     def _clean(self, beside: str) -> int | None:
         """Remove a part of a file; bytes that are free then, None where nobody knows."""
@@ -201,7 +214,10 @@ class SshSession(Commands):
             try:
                 self._sftp.mkdir(folder)
             except OSError as error:
-                raise self._failed("make", folder, error) from error
+                # SFTP has few words for what went wrong; the board's own program has more.
+                done = self.run(["mkdir", "--", folder], timeout=SFTP_S, cwd="/")
+                reason = OSError(done.stderr.strip().rpartition(": ")[2])
+                raise self._failed("make", folder, reason if str(reason) else error) from error
 
     def _failed(self, verb: str, path: str, error: Exception) -> BoardError:
         if isinstance(error, (paramiko.SSHException, EOFError, socket.timeout)):

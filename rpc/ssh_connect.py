@@ -16,6 +16,7 @@ import paramiko
 from edgecompress.errors import BoardError, EdgeCompressError
 
 from ..targets import BoardEntry
+from . import liveness
 from .ssh_config import CONNECT_S, Address, resolve
 
 
@@ -96,6 +97,7 @@ def _connect(hop: Address, entry: BoardEntry, below: _Client | None, timeout: fl
             banner_timeout=timeout,
             auth_timeout=timeout,
             channel_timeout=timeout,
+            transport_factory=liveness.transport,
             **_keys(hop),
         )
     except BaseException as error:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +65,22 @@ class Shelf:
 
     def home(self, name: str) -> Path:
         """What lies below `workdir` on a board, seen from this machine."""
-        tree = next(virtual.status(SORT, name).folder.glob("tree-*"))
-        return tree / "home/pi" / self.entries[name].workdir
+        return self.disk(name) / "home/pi" / self.entries[name].workdir
+
+    def disk(self, name: str) -> Path:
+        """The root of a board's disk, seen from this machine."""
+        return next(virtual.status(SORT, name).folder.glob("tree-*"))
+
+    def first(self, name: str) -> psutil.Process:
+        """A board's first process: its SSH server that listens."""
+        return psutil.Process(virtual.status(SORT, name).pid).children()[0]
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """What runs on a board beside its SSH server that listens."""
-        state = virtual.status(SORT, name)
-        if not state.running:
+        """What else runs on a board."""
+        if not virtual.status(SORT, name).running:
             return []
-        # unshare, and below it sshd.
-        family = psutil.Process(state.pid).children(recursive=True)
-        return [one for one in family[1:] if one.status() != psutil.STATUS_ZOMBIE]
+        family = self.first(name).children(recursive=True)
+        return [one for one in family if one.status() != psutil.STATUS_ZOMBIE]
 
     def is_idle(self, name: str, within: float) -> bool:
         """Whether nothing of ours runs on a board any more."""
@@ -205,6 +210,12 @@ class Prepared:
     def bench(self, name: str, out: Path) -> Command:
         """Measure on a board."""
         return Command("bench", str(self.job), "--board", name, "--out", str(out))
+
+    def tune(self, names: Sequence[str], out: Path, trials: int) -> Command:
+        """Tune on boards."""
+        boards = [word for name in names for word in ("--board", name)]
+        budget = ["--trials", str(trials)]
+        return Command("tune", str(self.job), *boards, *budget, "--out", str(out))
 
 
 @pytest.fixture(scope="session")

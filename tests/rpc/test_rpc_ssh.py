@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edgecompress.errors import BoardError
 from edgecompress.rpc import connect, probe, virtual
 from edgecompress.rpc.deadline import Deadline
-from edgecompress.rpc.ssh import SshSession
+from edgecompress.rpc.ssh import ASK_FIRST, SshSession
 from edgecompress.rpc.ssh_connect import resolve
 from edgecompress.rpc.tunnel import tunnel
 from edgecompress.targets import BoardEntry, load_board
@@ -199,6 +199,20 @@ def test_uploads_over_ssh(virtual_board: SshSession, tmp_path: Path) -> None:
     with pytest.raises(BoardError, match="cannot read"):
         virtual_board.download("tests/a/file", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.board
+def test_what_killed_uploads_left_is_swept_away(virtual_board: SshSession, tmp_path: Path) -> None:
+    local = tmp_path / "file"
+    local.write_bytes(os.urandom(ASK_FIRST))
+    virtual_board.write("sweep/.file.0011.part", b"old")
+    virtual_board.write("sweep/.file.0022.part", b"new")
+    virtual_board.write("sweep/.other.0033.part", b"another file's")
+    virtual_board.run(["touch", "-d", "1 hour ago", "sweep/.file.0011.part"], timeout=30).check("")
+    virtual_board.upload(local, "sweep/file")
+    listing = virtual_board.run(["ls", "-A", "sweep"], timeout=30).stdout.split()
+    assert sorted(listing) == [".file.0022.part", ".file.sha256", ".other.0033.part", "file"]
+    virtual_board.remove("sweep")
 
 
 @pytest.mark.board
