@@ -2,11 +2,13 @@
 
 The RPC client runs in a worker process (`worker.py`): MetaSchedule's `RPCRunner` waits for ever on
 a server that accepts and never answers. A TVM RPC server stops serving after a session that died,
-so after every loss the endpoint is opened anew before anything else is measured.
+so after every loss the endpoint is opened anew before anything else is measured. A board is asked
+for a result that is known whenever a server was opened, and between candidates (`Meter.check`).
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -54,6 +56,10 @@ class Endpoint(Protocol):
         """The board's CPUs that kernels run on; empty where none were named."""
         ...
 
+    def require(self) -> None:
+        """Raise `BoardError` where times are worth nothing now: throttled, or not ours."""
+        ...
+
 
 OpenEndpoint = Callable[[], AbstractContextManager[Endpoint]]
 Argument = tuple[tuple[int, ...], str]  # shape, dtype
@@ -98,6 +104,10 @@ class Measuring(Protocol):
         """Measure the function `main` of a library."""
         ...
 
+    def check(self) -> None:
+        """Raise `BoardError` where what was measured since the last check is worth nothing."""
+        ...
+
     def close(self) -> None:
         """Give back what it holds."""
         ...
@@ -124,13 +134,16 @@ class Meter:
     Args:
         open_endpoint: starts an RPC server and ends it; called again after each loss.
         timing: how candidates are timed.
+        known: the library of `known.known_kernel`, built for the board.
     """
 
-    def __init__(self, open_endpoint: OpenEndpoint, timing: Timing) -> None:
+    def __init__(self, open_endpoint: OpenEndpoint, timing: Timing, known: Path) -> None:
         self._open_endpoint = open_endpoint
         self._timing = timing
+        self._known = known
         self._worker = Worker()
         self._stack = ExitStack()
+        self._endpoint: Endpoint | None = None
         self._ready = False
         self._losses = 0
 
@@ -167,6 +180,46 @@ class Meter:
         time.sleep(self._timing.cooldown_s)
         return outcome
 
+    def check(self) -> None:
+        """Return where the board is fit to be measured on, and right about what is known.
+
+        A server that was lost is no reproach: the next one is asked.
+
+        Raises:
+            BoardError: it is not, or no server can be opened.
+        """
+        if self._ready and self._is_fit():
+            return
+        if not self._ready:
+            self._open()
+
+    def _is_fit(self) -> bool:
+        """False where the server was lost meanwhile.
+
+        Raises:
+            BoardError: the board is not fit, or gives another result than the known one.
+        """
+        if self._endpoint is not None:
+            self._endpoint.require()
+        try:
+            right = self._worker.call(
+                answers_known,
+                self._timing.deadline_s,
+                str(self._known),
+                secrets.randbelow(1 << 32),
+            )
+        except WorkerLostError:
+            right = None
+        if right is None:
+            self.close()
+            return False
+        if not right:
+            raise BoardError(
+                "it computes wrongly: a known kernel gave another result",
+                "see whether it is overclocked, hot or short of power: `edgecompress doctor`",
+            )
+        return True
+
     def _try(self, library: Path, arguments: Sequence[Argument]) -> Outcome:
         if not self._ready:
             self._open()
@@ -183,25 +236,30 @@ class Meter:
         return answer
 
     def _open(self) -> None:
-        """Start a server and connect to it."""
+        """Start a server, connect to it, and see what it answers."""
         for tries_left in reversed(range(_OPENING_TRIES)):
             endpoint = self._stack.enter_context(self._open_endpoint())
             address = (endpoint.host, endpoint.port, endpoint.key)
             threads = len(endpoint.cpus)
+            cause = "it is lost with the first kernel"
             try:
                 self._worker.call(connect, _CONNECT_S, address, endpoint.tracked, threads)
-            except Exception as error:
+                self._endpoint = endpoint
+                if self._is_fit():
+                    self._ready = True
+                    return
+            except BoardError:
                 self.close()
-                if not tries_left:
-                    raise BoardError(
-                        f"the RPC server at {endpoint.host}:{endpoint.port} does not answer: "
-                        f"{last_line(error)}",
-                        "`edgecompress doctor` checks the board",
-                    ) from error
-                events.warn("the board's RPC server does not answer: starting it again")
-            else:
-                self._ready = True
-                return
+                raise
+            except Exception as error:
+                cause = last_line(error)
+                self.close()
+            if not tries_left:
+                raise BoardError(
+                    f"the RPC server at {endpoint.host}:{endpoint.port} does not answer: {cause}",
+                    "`edgecompress doctor` checks the board",
+                )
+            events.warn("the board's RPC server does not answer: starting it again")
 
 
 # Below: what runs in the worker. It holds one session, and in it the arguments of one kernel.
@@ -209,6 +267,7 @@ class Meter:
 Address = tuple[str, int, str]
 _session: Any = None
 _arguments: tuple[tuple[Argument, ...], list[Any]] = ((), [])
+_known: Any = None
 
 
 def connect(address: Address, tracked: bool, threads: int) -> None:
@@ -220,9 +279,10 @@ def connect(address: Address, tracked: bool, threads: int) -> None:
         address: of a tracker, or of a server, and the server's key.
         threads: of the kernels; 0 is as many as the server takes.
     """
-    global _session  # noqa: PLW0603 (one session a process)
+    global _session, _known  # noqa: PLW0603 (one session a process)
     from tvm import rpc
 
+    _known = None
     host, port, key = address
     if tracked:
         _session = rpc.connect_tracker(host, port).request(key)
@@ -248,6 +308,31 @@ def time_library(library: str, arguments: tuple[Argument, ...], timing: Timing) 
     except Exception as error:  # TVM's own error classes have no common base of their own
         return Outcome((), f"run: {last_line(error)}", lost=not _alive())
     return Outcome(tuple(float(second) for second in seconds))
+
+
+def answers_known(library: str, seed: int) -> bool | None:
+    """Whether the board is right about the known kernel; None where it is lost. Runs in a worker.
+
+    Args:
+        library: of the known kernel; it is uploaded once a session.
+    """
+    global _known  # noqa: PLW0603 (it lives as long as the session)
+    import tvm
+
+    from .known import COLUMNS, ROWS, is_right, question
+
+    name = Path(library).name
+    try:
+        if _known is None:
+            _session.upload(library, name)
+            _known = _session.load_module(name)
+        device = _session.cpu(0)
+        given = [tvm.runtime.tensor(argument, device) for argument in question(seed)]
+        answer = tvm.runtime.empty((ROWS, COLUMNS), "float32", device)
+        _known["main"](*given, answer)
+        return is_right(seed, answer.numpy())
+    except Exception:  # TVM's own error classes have no common base of their own
+        return False if _alive() else None
 
 
 def _on_board(arguments: tuple[Argument, ...], device: Any) -> list[Any]:

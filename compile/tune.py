@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecompress import events
-from edgecompress.errors import UsageError
+from edgecompress.errors import CompileError, UsageError
 
 from ..targets import require_supported
 from .builder import Builder
 from .database import open_database, workload_key
 from .farm import Estimates, Farm
+from .known import known_kernel
 from .measure import Estimate, Meter, OpenEndpoint, Timing
 from .records import append_records
 from .tuner import Tuner, measured_as
@@ -126,7 +127,7 @@ def tune_tasks(
     with (
         tempfile.TemporaryDirectory(prefix="edgecompress-tune-") as folder,
         Builder(board, Path(folder), min(8, os.cpu_count() or 1)) as builder,
-        _farm(open_endpoint, board, timing, estimate) as farm,
+        _farm(open_endpoint, board, timing, estimate, builder) as farm,
         events.task(f"tuning for {board.name}", total=1.0) as progress,
     ):
         tuner.drive(builder, farm, progress)
@@ -138,6 +139,7 @@ def _farm(
     board: Board,
     timing: Timing | None,
     estimate: Estimate | None,
+    builder: Builder,
 ) -> Farm | Estimates:
     """What measures; arguments as of `tune_tasks`."""
     if estimate is not None:
@@ -146,7 +148,14 @@ def _farm(
     if not endpoints:
         raise UsageError("tuning needs a board to measure on")
     timing = timing or default_timing(board)
-    return Farm({name: Meter(one, timing) for name, one in endpoints.items()})
+    (built,) = builder.build([known_kernel()])
+    if built.library is None:
+        raise CompileError(
+            f"nothing can be built for {board.name}: {built.failure}",
+            "`edgecompress doctor` checks this machine",
+        )
+    known = built.library
+    return Farm({name: Meter(one, timing, known) for name, one in endpoints.items()})
 
 
 def default_timing(board: Board) -> Timing:

@@ -128,8 +128,11 @@ def _await_registration(
             return
         if running.poll(0.0):
             raise _ended(running, name)
+        if tracker.ended:
+            break
+    waited = limit.seconds - limit.remaining
     raise BoardError(
-        f"the RPC server on '{name}' did not register within {limit.seconds:g} s",
+        f"the RPC server on '{name}' did not register within {waited:.0f} s",
         "see whether the board's SSH server allows forwarding (AllowTcpForwarding)",
     )
 

@@ -51,6 +51,11 @@ class Tracker:
         """Of its process now."""
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether `end` was called: no server will register any more."""
+        return self._ended.is_set()
+
     def free(self, key: str) -> bool:
         """Whether a server with that key waits for somebody; False where nobody answers."""
         try:

@@ -21,9 +21,10 @@ import psutil
 import pytest
 
 from edgecompress import events
-from edgecompress.compile import measure
+from edgecompress.compile import farm, measure
 from edgecompress.compile.builder import Builder
 from edgecompress.compile.database import open_database
+from edgecompress.compile.known import known_kernel
 from edgecompress.compile.link import zig_binary
 from edgecompress.compile.measure import Meter, Timing
 from edgecompress.compile.records import read_records
@@ -103,6 +104,9 @@ class Endpoint:
     tracked: bool = False
     cpus: tuple[int, ...] = ()
 
+    def require(self) -> None:
+        """Nobody takes it away."""
+
 
 @dataclass
 class Servers:
@@ -153,6 +157,14 @@ def servers(nursery: subprocess.Popen[str]) -> Servers:
 @pytest.fixture(scope="module")
 def host() -> Board:
     return load_board("host")
+
+
+@pytest.fixture(scope="module")
+def known(host: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with Builder(host, tmp_path_factory.mktemp("known"), 1) as builder:
+        (built,) = builder.build([known_kernel()])
+    assert built.library is not None, built.failure
+    return built.library
 
 
 # The search
@@ -295,11 +307,11 @@ ARGUMENT = [((4,), "float32")]
 
 
 def test_a_crash_and_a_hang_are_failures_and_the_rest_goes_on(
-    servers: Servers, library: Any
+    servers: Servers, library: Any, known: Path
 ) -> None:
     good, crash, hang = library("good", ""), library("crash", "abort()"), library("hang", "pause()")
     start = time.monotonic()
-    with Meter(servers.open, replace(QUICK, deadline_s=2)) as meter:
+    with Meter(servers.open, replace(QUICK, deadline_s=2), known) as meter:
         assert len(meter.measure(good, ARGUMENT).seconds) == QUICK.repeat
         crashed, hung = meter.measure(crash, ARGUMENT), meter.measure(hang, ARGUMENT)
         assert len(meter.measure(good, ARGUMENT).seconds) == QUICK.repeat
@@ -309,19 +321,52 @@ def test_a_crash_and_a_hang_are_failures_and_the_rest_goes_on(
     assert time.monotonic() - start < 60
 
 
-def test_what_does_not_load_is_a_failure(servers: Servers, tmp_path: Path) -> None:
+def test_what_does_not_load_is_a_failure(servers: Servers, tmp_path: Path, known: Path) -> None:
     damaged = tmp_path / "damaged.so"
     damaged.write_bytes(b"no library")
-    with Meter(servers.open, QUICK) as meter:
+    with Meter(servers.open, QUICK, known) as meter:
         outcome = meter.measure(damaged, ARGUMENT)
     assert outcome.failure and not outcome.lost
     assert len(servers.opened) == 1
 
 
+def test_a_board_that_answers_wrongly_is_found_out(servers: Servers, library: Any) -> None:
+    idle = library("idle", "")
+    with Meter(servers.open, QUICK, idle) as meter, pytest.raises(BoardError, match="wrongly"):
+        meter.measure(idle, ARGUMENT)
+
+
+def test_a_board_that_is_not_fit_is_not_measured_on(servers: Servers, known: Path) -> None:
+    hot: list[str] = []
+
+    @dataclass(frozen=True)
+    class Watched(Endpoint):
+        def require(self) -> None:
+            if hot:
+                raise BoardError(hot[0])
+
+    @contextmanager
+    def watched() -> Iterator[Endpoint]:
+        with servers.open() as endpoint:
+            yield Watched(endpoint.host, endpoint.port)
+
+    with Meter(watched, QUICK, known) as meter:
+        meter.check()
+        hot.append("it throttles")
+        with pytest.raises(BoardError, match="throttles"):
+            meter.check()
+        hot.clear()
+        servers.kill(servers.opened[-1])
+        meter.check()
+    assert len(servers.opened) == 2, "a server that was lost is no reproach"
+
+
 def test_a_board_that_loses_every_candidate_is_given_up(
-    servers: Servers, host: Board, tmp_path: Path
+    servers: Servers, host: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tvm.script import tirx as T
+
+    monkeypatch.setattr(farm, "PAUSES_S", (0.1,))
 
     @T.prim_func(s_tir=True)
     def deadly(a: T.Buffer((4,), "float32")) -> None:
@@ -360,7 +405,10 @@ def test_a_server_that_never_answers_is_a_board_error(monkeypatch: pytest.Monkey
             yield Endpoint("127.0.0.1", listener.getsockname()[1])
 
     start = time.monotonic()
-    with Meter(mute, QUICK) as meter, pytest.raises(BoardError, match="does not answer"):
+    with (
+        Meter(mute, QUICK, Path("any.so")) as meter,
+        pytest.raises(BoardError, match="does not answer"),
+    ):
         meter.measure(Path("any.so"), ARGUMENT)
     assert time.monotonic() - start < 20
     assert opened == 2
@@ -505,7 +553,7 @@ def test_two_boards_measure_together_and_one_may_fail(
         )
     assert (result.records, result.failures) == (6, 0)
     warning = next(event.text for event in said if event.kind == "warning")
-    assert warning.startswith("'there' is left out of the tuning, here goes on: ")
+    assert warning.startswith("'there' is put aside, here goes on: ")
     assert "second board" in warning
     assert result.boards == {"here": 6, "there": 0}
 
@@ -566,7 +614,7 @@ def test_a_board_that_is_gone_for_good_leaves_the_rest_to_the_other(
     assert result.ended == "exhausted" and result.failures == 0
     assert len(read_records(database)) == result.records == sum(result.boards.values())
     warnings = [event.text for event in heard if event.kind == "warning"]
-    assert warnings == ["'pi-b' is left out of the tuning, pi-a goes on: no answer from pi-b"]
+    assert warnings == ["'pi-b' is put aside, pi-a goes on: no answer from pi-b"]
     assert "pi-b" not in heard[-2].text, "what is shown are the boards that are left"
 
 
@@ -600,7 +648,7 @@ def test_an_error_while_measuring_ends_the_tuning(
     openers = {f"board {index}": servers.open for index in range(boards)}
     with events.listening(interrupt), pytest.raises(KeyboardInterrupt):
         tune_tasks([task()], host, openers, database=database, timing=QUICK)
-    assert 2 <= len(read_records(database)) <= 1 + boards
+    assert 2 <= len(read_records(database)) <= 2 + farm.SPAN * (boards - 1)
     left = [" ".join(child.cmdline()) for child in psutil.Process().children()]
     assert not [command for command in left if "edgecompress.compile.worker" in command]
 

@@ -188,6 +188,7 @@ class Mute:
     """What listens where a tracker should, and never answers."""
 
     port: int
+    ended: bool = False
 
     def free(self, _: str) -> bool:
         return False
