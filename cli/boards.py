@@ -149,24 +149,39 @@ def _setup(
     remove: Annotated[
         bool, typer.Option("--remove", help="Take away all that we put onto the board.")
     ] = False,
+    unit: Annotated[
+        bool,
+        typer.Option(
+            "--service",
+            help="A systemd user unit that tidies up when the board starts; with --remove, only"
+            " take that away.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> Any:
     """Give a board numpy and Pillow, fetched here; nobody has to be root, nor online, there."""
-    from ..rpc import connect, packages, probe
+    from ..rpc import connect, packages, probe, service
 
     with connect(name) as session:
         if remove:
-            packages.remove(session)
+            path = service.remove(session)
+            if not unit:
+                packages.remove(session)
             if not as_json:
                 show.say(f"{session.workdir} on {name} is empty")
             return {"removed": session.workdir}
         installed = packages.setup(session, probe(session).python)
+        unit_state = service.install(session) if unit else None
     if not as_json:
         found = ", ".join(f"{key} {value}" for key, value in installed.packages.items())
         how = "sent" if installed.sent else "there already"
         show.say(f"{name}: {found} in {installed.folder} ({how})")
+        if unit_state:
+            show.say(f"{unit_state.path} is {'enabled' if unit_state.enabled else 'written'}")
+            if unit_state.next:
+                show.say(f"Type on the board: {unit_state.next}")
         show.say(f"Check it: edgecompress doctor -b {name}")
-    return asdict(installed)
+    return {**asdict(installed), "service": unit_state and asdict(unit_state)}
 
 
 @app.command("remove", epilog=example("edgecompress boards remove kitchen"))

@@ -22,7 +22,7 @@ FOLDER = "packages"
 _MARK = "packages.json"
 _ASK_S = 120.0
 # What we put into the working folder; a user may have chosen one with other things in it.
-_OURS = (FOLDER, "runner", "bundles", "photos", "runs")
+_OURS = (FOLDER, "runner", "bundles", "photos", "runs", "service")
 _OURS_BEGIN = (f"{FOLDER}.", "rpc-server-")
 
 # The newest releases with wheels for each Python, that a C library of 2018 can load.
