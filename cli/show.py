@@ -142,10 +142,15 @@ def say(text: str) -> None:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table; columns that begin with '>' are set to the right."""
+    out.print(made_table(title, columns, rows))
+
+
+def made_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A table, as `table` prints it."""
     shown = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         right = column.startswith(">")
         shown.add_column(column.lstrip(">"), justify="right" if right else "left")
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row))
-    out.print(shown)
+    return shown

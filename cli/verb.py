@@ -51,19 +51,19 @@ INTERRUPTED = 130
 _RUNNER_ERRORS = {"bundle": InputError, "input": InputError, "model": CompileError}
 
 
-def verb(work: Callable[..., Any]) -> Callable[..., None]:
+def verb(work: Callable[..., Any], quiet: bool = False) -> Callable[..., None]:
     """Turn a function that returns a JSON-able document into a command.
 
     The function prints its own tables unless its argument `as_json` is true; then what it returns
     is printed, unless it is None. An error of ours becomes two lines and its exit code, never a
-    traceback.
+    traceback. With `quiet`, progress is not shown: it has the screen for itself.
     """
 
     @functools.wraps(work)
     def command(*args: Any, **kwargs: Any) -> None:
         as_json = bool(kwargs.get("as_json"))
         try:
-            with show.progress():
+            with show.progress(quiet):
                 document = work(*args, **kwargs)
         except RunnerError as error:
             kind = _RUNNER_ERRORS.get(error.kind, BoardError)

@@ -45,6 +45,9 @@ class Vitals:
         return (self.flags or 0) >> _SINCE_START
 
 
+SILENT = Vitals(None, None)
+
+
 def flags_now(flags: int | None) -> tuple[str, ...]:
     """What flags say of the present moment, in words."""
     return tuple(name for bit, name in _FLAGS.items() if (flags or 0) >> bit & 1)
@@ -86,7 +89,7 @@ def vitals(session: Session) -> Vitals:
     """
     script = vitals_script(session)
     if not script:
-        return Vitals(None, None)
+        return SILENT
     return read_vitals(session.run(["sh", "-c", script], timeout=ASK_S).stdout)
 
 

@@ -18,7 +18,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,13 @@ class Holder:
         owner: `user@machine`.
         purpose: what for ("tuning").
         since_s: for how long, seconds.
+        left_s: until it counts for nothing unless it is renewed, seconds.
     """
 
     owner: str
     purpose: str
     since_s: float
+    left_s: float = 0.0
 
     def __str__(self) -> str:
         minutes = self.since_s / 60
@@ -161,7 +163,7 @@ def standing(text: str, boot: str, uptime: float) -> Holder | None:
     since, expires = _seconds(there.get("since")), _seconds(there.get("expires"))
     if there.get("boot") != boot or since is None or expires is None or uptime >= expires:
         return None
-    return _holder({"by": there, "now": uptime})
+    return replace(_holder({"by": there, "now": uptime}), left_s=expires - uptime)
 
 
 def _command(do: str, path: str, who: Mapping[str, str], wait: float) -> list[str]:

@@ -95,6 +95,10 @@ class Session(Protocol):
         """Remove a file or folder below `workdir`; no error if it is not there."""
         ...
 
+    def ping(self) -> float:
+        """Seconds that a message takes to the board and back."""
+        ...
+
     def tunnel(self, back: int = 0) -> AbstractContextManager[Tunnel]:
         """A way to a port of the board's 127.0.0.1, and one back to port `back` of ours."""
         ...

@@ -9,6 +9,7 @@ import posixpath
 import secrets
 import socket
 import stat
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -122,6 +123,16 @@ class SshSession(Commands):
         path = self.own_path(remote)
         done = self.run(["rm", "-rf", "--", path, _record_of(path)], timeout=SFTP_S)
         done.check(f"cannot remove {path} on '{self.name}'")
+
+    def ping(self) -> float:
+        """See `Session.ping`."""
+        start = time.monotonic()
+        transport = self._client.get_transport()
+        if transport is not None:  # each server refuses what it does not know
+            transport.global_request("ping@edgecompress", wait=True)
+        if transport is None or not transport.is_active():
+            raise self._lost(EOFError("it has ended"))
+        return time.monotonic() - start
 
     def tunnel(self, back: int = 0) -> AbstractContextManager[Tunnel]:
         """See `Session.tunnel`. It is a process of its own."""
