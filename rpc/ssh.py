@@ -270,4 +270,6 @@ class _Channel:
         self._channel.sendall(b"\n")
 
     def hang_up(self) -> None:
-        self._channel.close()
+        # Of a connection that has ended meanwhile there is nothing to close.
+        with contextlib.suppress(EOFError, OSError, paramiko.SSHException):
+            self._channel.close()

@@ -1,0 +1,403 @@
+"""Photos over boards that fail: each has exactly one record, whoever was killed and when.
+
+The boards are folders of this machine, each with real runners; the last one is emulated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from edgecompress import events
+from edgecompress.bench import board_feed, board_photos, spread
+from edgecompress.bench.answers import Journal, RecordFile
+from edgecompress.bench.board_feed import fits
+from edgecompress.bench.board_photos import identify
+from edgecompress.bench.board_run import BoardRun, run_on_boards
+from edgecompress.bench.deploy import read_manifest
+from edgecompress.bench.spread import Work, unreadable
+from edgecompress.cli.job import BenchTable, LatencyTable
+from edgecompress.compress.photos import PhotoSet
+from edgecompress.errors import BoardError
+from edgecompress.rpc import virtual
+from edgecompress.rpc.local import LocalSession
+from edgecompress.rpc.ssh import SshSession
+from edgecompress.runner.cascade import Outcome
+from edgecompress.runner.records import Record
+from edgecompress.targets import load_board
+
+LATENCY = LatencyTable(photos=1, runs=1, seconds=0, retries=0, cool_seconds=0)
+OPTIONS = BenchTable(threads=1, warmup=0, latency=LATENCY)
+
+
+class Shelf:
+    """Boards of this machine by name, each with a folder of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.gone: set[str] = set()
+
+    def open(self, name: str) -> LocalSession:
+        """Reach a board, unless it is gone."""
+        if name in self.gone:
+            raise BoardError(f"'{name}' cannot be reached")
+        session = LocalSession(load_board("host"), self.root / name)
+        session.name = name
+        return session
+
+    def boards(self, *names: str) -> dict[str, Any]:
+        """What `run_on_boards` takes."""
+        return {name: partial(self.open, name) for name in names}
+
+    def take_away(self, name: str) -> None:
+        """A board loses its power for good."""
+        self.gone.add(name)
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if str(self.root / name) in (process.cwd(), *process.cmdline()):
+                    process.kill()
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """Boards with nothing on them, which are not waited for."""
+    monkeypatch.setattr(spread, "_PAUSES_S", (0.05,))
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path / "cache"))
+    return Shelf(tmp_path)
+
+
+@pytest.fixture
+def photos(many_photos: tuple[Path, ...], tmp_path: Path) -> PhotoSet:
+    """Photos, repeats, corrupt ones and missing ones, mixed."""
+    corrupt = tmp_path / "corrupt.jpg"
+    corrupt.write_bytes(many_photos[0].read_bytes()[:300])
+    paths = [*many_photos[:300], *many_photos[:20], corrupt, tmp_path / "missing.jpg"]
+    random.Random(3).shuffle(paths)
+    return PhotoSet("mixed", tuple(paths), (0,) * len(paths), ("a", "b"))
+
+
+def require_each_once(run: BoardRun, photos: PhotoSet, out: Path) -> None:
+    """Each photo has one record, in the order of the list."""
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["photo"] for line in lines] == list(identify(photos.paths))
+    assert {line.get("error_kind") for line in lines} == {None, "input"}
+    assert sum("error" in line for line in lines) == 2
+    told = run.measurements
+    assert (told["photos"], told["photos_failed"], told["photos_repeated"]) == (300, 2, 20)
+    assert sum(one["photos"] for one in told["boards"]) == 301, "nobody is asked for a missing one"
+
+
+@contextlib.contextmanager
+def at(done: int, act: Any) -> Iterator[list[str]]:
+    """Do something once so many photos are done; gives the warnings."""
+    waiting, warnings = [act], []
+
+    def hear(event: events.Event) -> None:
+        if event.kind == "warning":
+            warnings.append(event.text)
+        if event.task.startswith("classifying") and event.done >= done and waiting:
+            waiting.pop()()
+
+    with events.listening(hear):
+        yield warnings
+
+
+def test_a_board_that_fails_for_good(
+    tiny: Any, photos: PhotoSet, shelf: Shelf, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with at(100, lambda: shelf.take_away("b")) as warnings:
+        run = run_on_boards(shelf.boards("a", "b"), tiny.bundle, photos, out, OPTIONS, patience=1.0)
+    require_each_once(run, photos, out)
+    shares = {one["name"]: one["photos"] for one in run.measurements["boards"]}
+    assert list(shares) == ["a", "b"] and min(shares.values()) > 0
+    assert warnings[-1].endswith("'b' is put aside, the other boards do its photos")
+    assert not list((shelf.root / "a/runs").iterdir())
+
+
+def test_the_first_board_fails_for_good(
+    tiny: Any, photos: PhotoSet, shelf: Shelf, tmp_path: Path
+) -> None:
+    """The others finish the photos; only latency is left for when it is back."""
+    out, both = tmp_path / "out", shelf.boards("a", "b")
+    with (
+        at(100, lambda: shelf.take_away("a")),
+        pytest.raises(BoardError, match="'a' cannot be reached"),
+    ):
+        run_on_boards(both, tiny.bundle, photos, out, OPTIONS, patience=1.0)
+    shelf.gone.clear()
+    begun: list[float] = []
+    with events.listening(lambda e: begun.append(e.done) if e.kind == "begin" else None):
+        run = run_on_boards(both, tiny.bundle, photos, out, OPTIONS)
+    assert max(begun) == run.measurements["photos_resumed"] == 302
+    require_each_once(run, photos, out)
+
+
+def test_photos_pass_through_a_board_that_keeps_none(
+    tiny: Any, photos: PhotoSet, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_photos, "KEEP_BYTES", 1000)
+    monkeypatch.setattr(board_feed, "_MOST", 20)
+    most = 0
+
+    def count(event: events.Event) -> None:
+        nonlocal most
+        if event.task.startswith("classifying"):
+            most = max(most, sum(1 for _ in (shelf.root / "a").glob("runs/*/*/*/*")))
+
+    out = tmp_path / "out"
+    with events.listening(count):
+        run = run_on_boards(shelf.boards("a"), tiny.bundle, photos, out, OPTIONS)
+    require_each_once(run, photos, out)
+    assert 20 < most <= 40, "two lists at most"
+    assert not [path for name in ("photos", "runs") for path in (shelf.root / "a" / name).iterdir()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own needs root")
+def test_a_little_disk(tiny: Any, shelf: Shelf, tmp_path: Path) -> None:
+    """60 MB of photos through a disk on which about 10 MB are left."""
+    large = tmp_path / "large"
+    large.mkdir()
+    (shelf.root / "a").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=44m", "tmpfs", str(shelf.root / "a")]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        for number in range(30):
+            Image.new("RGB", (40, 40), (number, 9, 9)).save(large / f"{number}.jpg")
+            with (large / f"{number}.jpg").open("ab") as stream:
+                stream.write(os.urandom(2_000_000))  # behind the picture
+        paths = tuple(sorted(large.iterdir()))
+        assert sum(path.stat().st_size for path in paths) > 60_000_000
+        photos = PhotoSet("large", paths, (0,) * len(paths), ("a",))
+        run = run_on_boards(shelf.boards("a"), tiny.bundle, photos, tmp_path / "out", OPTIONS)
+        assert run.measurements["photos"] == 30
+        assert run.measurements["boards"][0]["starts"] == 1, "it was never full"
+    finally:
+        subprocess.run(["umount", str(shelf.root / "a")], check=True)
+
+
+PROGRAM = """
+import json, sys
+from functools import partial
+from pathlib import Path
+from edgecompress import events
+from edgecompress.bench.board_run import run_on_boards
+from edgecompress.cli.job import BenchTable
+from edgecompress.compress.photos import PhotoSet
+from edgecompress.rpc.local import LocalSession
+from edgecompress.targets import load_board
+
+board, bundle, out, options, *paths = sys.argv[1:]
+events._listeners.append(lambda event: print(event.task, event.done, flush=True))
+photos = PhotoSet("mixed", tuple(map(Path, paths)), (0,) * len(paths), ("a", "b"))
+opener = partial(LocalSession, load_board("host"), Path(board))
+run_on_boards({"a": opener}, Path(bundle), photos, Path(out), BenchTable(**json.loads(options)))
+"""
+
+
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(share=st.floats(0, 1), who=st.sampled_from(["host", "all"]))
+def test_a_host_that_is_killed_anywhere(
+    tiny: Any, photos: PhotoSet, shelf: Shelf, share: float, who: str
+) -> None:
+    """The process alone, as a crash does it, or with all that it started, as a power cut does."""
+    root = shelf.root / f"{share}-{who}"
+    out, options = root / "out", json.dumps(OPTIONS.model_dump())
+    argv = [sys.executable, "-c", PROGRAM, root / "a", tiny.bundle, out, options, *photos.paths]
+    with subprocess.Popen(
+        [str(word) for word in argv], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            *task, done = line.split()
+            if task[:1] == ["classifying"] and float(done) >= share * 290:
+                break
+        family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+        for process in family if who == "all" else family[:1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+    opener = partial(LocalSession, load_board("host"), root / "a")
+    run = run_on_boards({"a": opener}, tiny.bundle, photos, out, OPTIONS)
+    require_each_once(run, photos, out)
+    assert not list((root / "a/runs").iterdir())
+
+
+def answer(photo: str, target: int = 0) -> Record:
+    """Any record of a photo."""
+    return Record(photo, None, f"said {target}", "input")
+
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from("ab"), st.sampled_from(["take", "answer", "fail", "trouble", "again"])
+    ),
+    max_size=80,
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(moves=MOVES, count=st.integers(1, 12))
+def test_whatever_boards_do_each_photo_is_answered_once(
+    tmp_path: Path, moves: list[tuple[str, str]], count: int
+) -> None:
+    file = tmp_path / "photo"
+    file.write_bytes(b"1234")
+    photos: dict[str, Path | None] = {f"photo{number}": file for number in range(count)}
+    photos["missing"] = None
+    folder = tmp_path / f"{count}-{len(moves)}-{hash(tuple(moves))}"
+    journal = Journal(folder, "key")
+    journal.add(unreadable(photos))
+    work = Work("key", photos, journal, "ab", events.Task("classifying", count))
+    held: dict[str, list[str]] = {"a": [], "b": []}
+    answered: list[str] = []
+    for board, move in moves:
+        if move == "take":
+            held[board] += work.take(board, 3, 9) or []
+        elif move == "fail":
+            work.give_back(board)
+            held[board] = []
+        elif move == "again" and answered:
+            work.add(board, [answer(answered[0], 1), answer("of another run")])
+        elif held[board]:
+            photo = held[board].pop()
+            if move == "trouble":
+                work.trouble(board, photo, "lost", "transfer")
+            else:
+                work.add(board, [answer(photo)])
+                answered.append(photo)
+    for board in "ab":
+        work.give_back(board)
+    while not work.finished:
+        taken = work.take("a", 100, None)
+        assert taken
+        work.add("a", map(answer, taken))
+    journal.write(photos, folder / "all.jsonl")
+    records = RecordFile(folder / "all.jsonl")
+    assert list(records) == list(photos)
+    assert {record.error for record in records.values()} <= {
+        "said 0",
+        "lost",
+        "cannot read missing",
+    }
+    again = Journal(folder, "key")
+    assert (len(again), again.answered) == (len(photos), journal.answered)
+    assert len(Journal(folder, "another")) == 0
+
+
+def test_a_torn_line_is_none(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "key")
+    journal.add([answer("one"), answer("two")], "a")
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole[:-5])
+    again = Journal(tmp_path, "key")
+    assert list(again) == ["one"]
+    again.add([answer("two", 5), answer("one", 5)], "b")
+    assert {key: record.error for key, record in Journal(tmp_path, "key").items()} == {
+        "one": "said 0",
+        "two": "said 5",
+    }
+    assert Journal(tmp_path, "key").answered == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": 2},
+        {"stage": -1},
+        {"stage_top1": (0,), "stage": 0},
+        {"stage_top1": (10, 0)},
+        {"top5": ()},
+        {"top5": ((10, 0.5),)},
+        {"logits": "nan"},
+        {"logits": "short"},
+    ],
+)
+def test_answers_that_make_no_sense(tiny: Any, direct: Any, change: dict[str, Any]) -> None:
+    cascade = read_manifest(tiny.bundle).cascade
+    record = next(iter(direct.records.values()))
+    assert fits(record, cascade) and fits(answer("x"), cascade)
+    logits = {"nan": record.outcome.logits * float("nan"), "short": record.outcome.logits[:9]}
+    fields = {
+        key: logits.get(value, value) if key == "logits" else value for key, value in change.items()
+    }
+    outcome: Outcome = dataclasses.replace(record.outcome, **fields)
+    assert not fits(dataclasses.replace(record, outcome=outcome), cascade)
+
+
+@pytest.mark.board
+def test_a_connection_that_ends_in_the_middle(
+    tiny_arm: Any,
+    photos: PhotoSet,
+    virtual_board: SshSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spread, "_PAUSES_S", (0.05,))
+    few = photos.take(range(16))
+    entry = dataclasses.replace(virtual_board.entry, workdir="edgecompress-spread")
+    opened: list[SshSession] = []
+
+    def opener() -> SshSession:
+        opened.append(SshSession(entry))
+        return opened[-1]
+
+    def cut() -> None:
+        threading.Thread(target=opened[-1].close).start()
+
+    try:
+        with at(5, cut) as warnings:
+            run = run_on_boards({"pi": opener}, tiny_arm.bundle, few, tmp_path / "out", OPTIONS)
+        assert len(warnings) == 1 and "was lost" in warnings[0]
+        assert list(run.records) == list(identify(few.paths))
+        assert run.measurements["boards"][0]["starts"] == 2
+    finally:
+        virtual_board.run(["sh", "-c", "rm -rf ~/edgecompress-spread"], timeout=60)
+
+
+LONG = Path(__file__).parents[1] / "long"
+
+
+@pytest.mark.slow
+@pytest.mark.board
+def test_a_thousand_photos_and_a_reboot(
+    tiny_arm: Any, data_root: Path, virtual_board: SshSession, tmp_path: Path
+) -> None:
+    def python(program: str, *arguments: Any) -> str:
+        argv = [sys.executable, LONG / program, *arguments]
+        return subprocess.run(
+            [str(one) for one in argv], capture_output=True, text=True, check=True
+        ).stdout
+
+    python("make_photos.py", data_root / "imagenette160", tmp_path / "photos", "--count", 1000)
+    board = virtual_board.board.name
+    told = python(
+        "long_run.py", tiny_arm.bundle, tmp_path / "photos", tmp_path / "out",
+        *("--board", board, "--at", 0.3, "runner", "--at", 0.5, "board", "--at", 0.7, "host"),
+    )  # fmt: skip
+    found = json.loads(told)
+    assert virtual.status(board).running
+    assert (found["status"], found["listed"], found["once"]) == (0, 1000, True)
+    assert found["records"] == found["photos"] < 1000 and 20 <= found["failed"] <= 30
+    assert sum("killed at" in line for line in found["said"]) == 3
