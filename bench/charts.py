@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -140,11 +141,7 @@ def trade_off(report: Report) -> Markup:
         parts.append(words(x, axes.bottom + 22, text.macs(x_value), "tick", "middle"))
     parts.append(words(axes.right, axes.bottom + 44, "MACs a photo", "axis", "end"))
     parts.append(words(axes.left, axes.top - 4, "top-1", "axis"))
-    path = " ".join(
-        f"{'L' if i else 'M'}{_n(x)} {_n(y)}"
-        for i, (x, y) in enumerate(axes.at(*point) for point in points)
-    )
-    parts.append(Markup('<path class="curve" d="{}"/>').format(path))
+    parts.append(polyline([axes.at(*point) for point in points], "curve"))
     for x, y in (axes.at(*point) for point in points):
         parts.append(circle(x, y, 3, "dot"))
     x, y = axes.at(report.macs.mean or 0.0, report.accuracy.top1 or 0.0)
@@ -280,6 +277,12 @@ def rect(x: float, y: float, width: float, height: float, kind: str) -> Markup:
     return Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>').format(
         kind, _n(x), _n(y), _n(width), _n(height)
     )
+
+
+def polyline(points: Sequence[Corner], kind: str) -> Markup:
+    """A line through points, of that class."""
+    path = " ".join(f"{'L' if i else 'M'}{_n(x)} {_n(y)}" for i, (x, y) in enumerate(points))
+    return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 
 def circle(x: float, y: float, radius: float, kind: str) -> Markup:

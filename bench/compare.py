@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from . import significance
+from .glance import verdict
 from .metrics import Metric, metrics
 from .schema import PhotoFacts, Report
 from .significance import Difference
@@ -66,9 +67,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Note:
-    """What to know before any number: `blocks` is what keeps numbers from being compared."""
+    """What to know before any number.
 
-    kind: Literal["blocks", "differs"]
+    `blocks` is what keeps numbers from being compared; `doubtful` numbers are, and may be wrong.
+    """
+
+    kind: Literal["blocks", "doubtful", "differs"]
     text: str
 
 
@@ -144,12 +148,19 @@ def precision_of(report: Report) -> str:
 def throttled(report: Report) -> list[str]:
     """What slowed the board during the run.
 
-    A flag that "has occurred" lasts until the board is switched off: one that was there before
-    the run says nothing about it.
+    Where passes were repeated, it is what slowed the one that counts. A flag that "has occurred"
+    lasts until the board is switched off: one that was there before the run says nothing about it.
     """
+    if report.measurement is not None:
+        return [] if report.emulated else list(report.measurement.own.throttled)
     before, after = (moment.throttled or [] for moment in (report.board.before, report.board.after))
     new = [flag for flag in after if flag not in before]
     return list(dict.fromkeys([*(f for f in [*before, *after] if f.endswith(" now")), *new]))
+
+
+def doubtful(report: Report) -> bool:
+    """Whether something speaks against its times."""
+    return report.measurement is not None and report.measurement.trust == "doubtful"
 
 
 def _side(report: Report, file: Path) -> Side:
@@ -177,6 +188,11 @@ def _notes(first: Report, second: Report) -> tuple[list[Note], str, str]:
     times = "not comparable: " + " and ".join(reasons) if reasons else ""
     if times:
         notes.append(Note("blocks", f"Times are {times}."))
+    notes += [
+        Note("doubtful", f"{letter}'s times are {verdict(report)}.")
+        for letter, report in (("A", first), ("B", second))
+        if doubtful(report) and not times
+    ]
     memory = ""
     if first.emulated != second.emulated:
         memory = "not comparable: the emulator's own memory is in one of them"

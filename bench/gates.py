@@ -100,4 +100,6 @@ def _verdict(comparison: Comparison, condition: Condition) -> Verdict:
         value = condition.number
     failed = OPERATORS[condition.op](value, condition.number)
     told = signed_percent(value) if condition.relative else signed(value, row.unit)
-    return Verdict(condition.text, failed, f"it is {told}")
+    doubts = [note.text for note in comparison.notes if note.kind == "doubtful"]
+    warning = f"; {' '.join(doubts)}".rstrip(".") if doubts and row.unit == "ms" else ""
+    return Verdict(condition.text, failed, f"it is {told}{warning}")

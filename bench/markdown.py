@@ -44,7 +44,7 @@ def comparison_markdown(comparison: Comparison, verdicts: Sequence[Verdict] = ()
         )
     for note in comparison.notes:
         told = escape(note.text)
-        lines.append(f"- **{told}**" if note.kind == "blocks" else f"- {told}")
+        lines.append(f"- **{told}**" if note.kind != "differs" else f"- {told}")
     if comparison.pairing:
         lines.append(f"- Photos are not paired: {escape(comparison.pairing)}.")
     if verdicts:

@@ -12,7 +12,7 @@ _ADVICE = {
     "throttled": "cool the board (heat sink, fan), give it a stronger power supply, or let it begin"
     " cooler: cool_below_c in [bench.latency]",
     "clock": "cool the board (heat sink, fan), or give it a clock that it can hold",
-    "load": "end what else runs there (`top` shows it), or measure when the board is idle",
+    "load": "end what else runs there (the command top shows it), or wait until the board is idle",
     "governor": "on the board: echo performance |"
     " sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
     "spread": "measure longer on an idle board: seconds in [bench.latency]",

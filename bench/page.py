@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from edgecompress.files import write_text
 
-from . import charts, text, threshold
+from . import charts, conditions, text, threshold
 from .accuracy import match
 from .examples import Example, choose
+from .glance import glances
 from .peer_facts import cycles_of
 from .report import Material, read_manifest
 from .schema import Layer, Report
@@ -50,6 +51,7 @@ def page_examples(material: Material) -> list[Example]:
 def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
     """The page as HTML. Everything that comes from the report is escaped."""
     data = threshold.slider_data(report)
+    measurement = report.measurement
     stages = [[one for one in examples if one.stage == i] for i in range(len(report.stages))]
     return (
         environment()
@@ -61,6 +63,12 @@ def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
             text=text,
             cycles_of=cycles_of,
             heaviest=heaviest_layers(report.layers or []),
+            glances=glances(report),
+            measurement=measurement,
+            drawn_conditions=conditions.conditions(measurement) if measurement else None,
+            quantities=conditions.readable(measurement) if measurement else [],
+            sample_rows=conditions.rows(measurement) if measurement else [],
+            range_of=conditions.range_of,
             timed=any(layer.p50_ms is not None for layer in report.layers or []),
             short_name=text.short_name,
             zip=zip,

@@ -21,6 +21,7 @@ from . import sections
 from .accuracy import Labelled, agreement, match
 from .board_run import BoardRun
 from .deploy import read_manifest
+from .measurement import measurement_facts
 from .peer_facts import peers_facts
 from .photo_facts import photo_facts
 from .precision import precision_facts
@@ -38,6 +39,7 @@ class Material:
         photos: what was classified.
         run: what came back from the board.
         reference: PyTorch's records of the same photos; None where it was not run.
+        onnx: the same of ONNX Runtime on this machine; None where it was not run.
         compression: compression.json's content, or None.
         database: the tuning database that the compiler was given, or None.
         precision: what the networks were to compute with.
@@ -51,6 +53,7 @@ class Material:
     photos: Labelled
     run: BoardRun
     reference: Mapping[str, Record] | None = None
+    onnx: Mapping[str, Record] | None = None
     compression: dict[str, Any] | None = None
     database: Path | None = None
     precision: str = "float32"
@@ -97,16 +100,27 @@ def _report(material: Material, manifest: Manifest) -> Report:
         emulated=material.board.kind == "virtual",
         board=sections.board_facts(material.board, measured, missing),
         versions={**manifest.versions, **software},
-        accuracy=sections.accuracy(material.photos.name, answers, reference, missing),
+        accuracy=sections.accuracy(
+            material.photos.name,
+            answers,
+            reference,
+            missing,
+            onnx=None if material.onnx is None else match(material.photos, material.onnx),
+            agreed=None
+            if material.onnx is None
+            else agreement(material.run.records, material.onnx),
+        ),
         latency_ms={
             part: Latency(**values)
             for part, values in measured["latency_ms"].items()
             if values["n"] > 0
         },
+        measurement=measurement_facts(measured, material.board.kind == "virtual", missing),
         run=RunFacts(
             load_ms=measured["load_ms"],
             wall_s=measured["wall_s"],
-            **{key: measured["options"][key] for key in ("threads", "warmup", "repeat")},
+            repeat=min(map(len, material.run.runs.values()), default=0),
+            **{key: measured["options"][key] for key in ("threads", "warmup")},
             **{key: measured["cpus"][key] for key in ("cluster", "core", "cpus")},
         ),
         predictor=sections.predictor_facts(manifest.cascade, answers, missing),
@@ -125,7 +139,9 @@ def _report(material: Material, manifest: Manifest) -> Report:
             material.precision, material.quantization, manifest.cascade, missing
         ),
         peers=peers_facts(material.peers, missing),
-        photos=photo_facts(answers, reference, curve, len(manifest.cascade.stages)),
+        photos=photo_facts(
+            answers, reference, curve, len(manifest.cascade.stages), runs=material.run.runs
+        ),
         not_measured=missing,
     )
 

@@ -10,6 +10,7 @@ from edgecompress.files import write_text
 from . import text
 from .charts import latency_rows
 from .compare import precision_of, throttled
+from .glance import verdict
 from .markdown import code, escape, table
 from .schema import Precision, Report, Scores
 
@@ -56,7 +57,9 @@ def _where(report: Report) -> str:
 def _warnings(report: Report) -> Iterator[str]:
     if report.emulated:
         yield _EMULATED
-    if slow := throttled(report):
+    if report.measurement and report.measurement.doubts and not report.emulated:
+        yield f"The times are {escape(verdict(report))}."
+    elif slow := throttled(report):
         yield f"The board was throttled ({escape(', '.join(slow))}): its times are not its own."
     if report.accuracy.failed:
         yield f"{report.accuracy.failed} photos could not be classified and count in nothing."
@@ -85,7 +88,14 @@ def _accuracy(report: Report) -> list[str]:
     if report.agreement is not None:
         same = text.percent(report.agreement.top1)
         rows.append(["same top-1", same, f"of {report.agreement.n} photos"])
-    return table(["accuracy (95 % interval)", ">board", f">{pytorch}"], rows)
+    columns = ["accuracy (95 % interval)", ">board", f">{pytorch}"]
+    if onnx := report.accuracy.onnx:
+        agreed = report.accuracy.onnx_agreement
+        same = [f"{text.percent(agreed.top1)} of {agreed.n} photos" if agreed else text.NONE]
+        beside = [_share(onnx, "top1"), _share(onnx, "top5"), *same]
+        rows = [[*row, more] for row, more in zip(rows, beside, strict=False)]
+        columns.append(">ONNX Runtime")
+    return table(columns, rows)
 
 
 def _latency(report: Report) -> list[str]:
@@ -94,13 +104,15 @@ def _latency(report: Report) -> list[str]:
     rows = [
         [
             code(part),
+            text.NONE if times.p10 is None else text.milliseconds(times.p10),
             *(text.milliseconds(one) for one in (times.p50, times.p90, times.p99, times.mean)),
             str(times.n),
         ]
         for part, times in latency_rows(report)
     ]
-    mark = " (emulated: not comparable)" if report.emulated else ""
-    return table([f"latency{mark}", ">p50", ">p90", ">p99", ">mean", ">n"], rows)
+    told = report.measurement
+    mark = " (emulated: not comparable)" if report.emulated else f" ({told.trust})" if told else ""
+    return table([f"latency{mark}", ">p10", ">p50", ">p90", ">p99", ">mean", ">n"], rows)
 
 
 def _flow(report: Report) -> list[str]:

@@ -24,9 +24,9 @@ from .accuracy import NEVER
 
 SCHEMA_VERSION = 1
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Flag = Annotated[str, Field(max_length=64)]
+Flag = Annotated[str, Field(max_length=200)]
 
 
 def _finite(value: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class RunFacts(_Part):
 class Doubt(_Part):
     """What speaks against the times: `kind` is what it is filed under, `advice` what to do."""
 
-    kind: Annotated[str, Field(max_length=32)]
+    kind: Flag
     text: Annotated[str, Field(max_length=400)]
     advice: Annotated[str, Field(max_length=400)]
 
@@ -543,6 +543,12 @@ class Report(_Part):
                 path == known or path.startswith(f"{known}.") for known in self.not_measured
             ):
                 raise ValueError(f"'{path}' is null, and 'not_measured' has no reason for it")
+        return self
+
+    @model_validator(mode="after")
+    def _answered(self) -> Report:
+        if any(photo.stage >= len(self.stages) for photo in self.photos or ()):
+            raise ValueError("a photo was answered by a stage that the report does not have")
         return self
 
 

@@ -15,9 +15,10 @@ from edgecompress.files import sha256_file
 from ..runner.manifest import Manifest
 from ..runner.spec import Cascade
 from ..targets import Board
-from .accuracy import Answer, hits, mean_macs, top_share, trade_off
+from .accuracy import Agreement, Answer, hits, mean_macs, top_share, trade_off
 from .schema import (
     Accuracy,
+    AgreementFacts,
     BoardFacts,
     BundleFacts,
     Failure,
@@ -63,15 +64,32 @@ def _telemetry(sample: dict[str, Any], path: str, missing: Missing) -> Telemetry
 
 
 def accuracy(
-    photos: str, answers: Sequence[Answer], reference: Sequence[Answer] | None, missing: Missing
+    photos: str,
+    answers: Sequence[Answer],
+    reference: Sequence[Answer] | None,
+    missing: Missing,
+    *,
+    onnx: Sequence[Answer] | None = None,
+    agreed: Agreement | None = None,
 ) -> Accuracy:
-    """The board's scores, and PyTorch's on the same photos beside them."""
+    """The board's scores, and PyTorch's and ONNX Runtime's on the same photos beside them.
+
+    Args:
+        agreed: the board's answers against ONNX Runtime's.
+    """
     if reference is None:
         missing["accuracy.reference"] = "PyTorch was not run on these photos"
+    if onnx is None:
+        missing["accuracy.onnx"] = "ONNX Runtime was not run on these photos"
+    if agreed is not None and agreed.max_logit_difference is None:
+        name = "accuracy.onnx_agreement.max_logit_difference"
+        missing[name] = "no photo was answered at the same stage"
     return Accuracy(
         **dict(_scores(answers, "accuracy", missing)),
         photos=photos,
         reference=None if reference is None else _scores(reference, "accuracy.reference", missing),
+        onnx=None if onnx is None else _scores(onnx, "accuracy.onnx", missing),
+        onnx_agreement=None if agreed is None else AgreementFacts(**dataclasses.asdict(agreed)),
     )
 
 

@@ -245,7 +245,7 @@ def _show(comparison: Comparison, verdicts: list[Verdict]) -> None:
             f" {side.n} photos of {side.photos}"
         )
     for note in comparison.notes:
-        show.say(f"{'! ' if note.kind == 'blocks' else '  '}{note.text}")
+        show.say(f"{'  ' if note.kind == 'differs' else '! '}{note.text}")
     if comparison.pairing:
         show.say(f"  Photos are not paired: {comparison.pairing}.")
     columns = ["number", ">A", ">B", ">change", ">relative", "95 % interval", "verdict"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,11 @@ class Run:
     def reference(self) -> Path:
         """What PyTorch said of the photos."""
         return self.space.path("reference", "predictions.jsonl")
+
+    @property
+    def onnx(self) -> Path:
+        """What ONNX Runtime said of the photos."""
+        return self.space.path("reference", "onnx.jsonl")
 
     @property
     def database(self) -> Path:
@@ -412,6 +418,19 @@ def peers(run: Run) -> None:
     write_peers(run.peers, run.seen, parts)
 
 
+def onnx(run: Run) -> None:
+    """Classify the measured photos with ONNX Runtime on this machine, from the compiled files."""
+
+    def work() -> None:
+        from ..compress.evaluate import evaluate
+
+        evaluate(run.deployed, run.photos, engine="ONNX Runtime").write(run.onnx)
+
+    if find_spec("onnxruntime") is not None:
+        inputs = {"cascade": _folder(run.deployed), "photos": _files(run.photos)}
+        run.space.step("ONNX Runtime", inputs, [run.onnx], work)
+
+
 def remember(run: Run, entry: Entry) -> None:
     """Add a run to the history; a warning where it cannot be written."""
     from ..bench import history
@@ -445,6 +464,7 @@ def report(run: Run) -> None:
         photos=run.photos,
         run=read_board_run(run.space.path("board")),
         reference=RecordFile(run.reference),
+        onnx=RecordFile(run.onnx) if find_spec("onnxruntime") else None,
         compression=read_json(run.cascade / "compression.json", "compression record"),
         database=run.database if run.database.exists() else None,
         precision=run.job.quantize.precision,
@@ -468,6 +488,7 @@ STEPS: dict[str, Step] = {
     "deploy": deploy,
     "bench": bench,
     "peers": peers,
+    "onnx": onnx,
     "report": report,
 }
 

@@ -209,11 +209,17 @@ def report(run: Run, as_json: bool) -> Any:
 
     told = read_report(run.report)
     if not as_json:
+        from ..bench.glance import glances
+
         columns = ["what", ">measured", "beside it"]
         show.table(f"{told.name} on {told.board.title}", columns, _headlines(told))
         show.table("Time by part" + _EMULATED * told.emulated, _PARTS, _times(told))
         if told.peers:
             _show_peers(told.peers)
+        for one in glances(told):
+            show.say(f"{one.question} {one.answer}")
+            for detail in one.details if one.mark == "doubtful" else ():
+                show.say(f"  {detail}")
         show.say(f"report: {run.report}\n        {run.page}\n        {run.markdown}")
     files = {"report": run.report, "page": run.page, "markdown": run.markdown}
     return {**{name: str(path) for name, path in files.items()}, **told.model_dump(mode="json")}
@@ -235,6 +241,15 @@ def _headlines(told: Report) -> list[list[str]]:
         worst = told.agreement.max_logit_difference
         beside = "" if worst is None else f"largest logit difference {worst:.2g}"
         rows.append([f"same top-1 as PyTorch{float32}", f"{told.agreement.top1:.1%}", beside])
+    if told.accuracy.onnx:
+        agreed = told.accuracy.onnx_agreement
+        beside = f"{agreed.top1:.1%} the same as on the board" if agreed else ""
+        rows.append(["top-1 of ONNX Runtime", _interval(told.accuracy.onnx), beside])
+    if total := told.latency_ms.get("total"):
+        from ..bench.glance import verdict
+
+        spread = "" if total.p10 is None else f" [{total.p10:.1f}, {total.p90:.1f}]"
+        rows.append(["p50 ms [p10, p90]", f"{total.p50:.1f}{spread}", verdict(told)])
     if told.precision:
         rows.append(["precision", told.precision.precision, _gated(told.precision)])
     if told.macs.mean is not None and told.macs.saved is not None:

@@ -1,4 +1,4 @@
-"""Accuracy of a cascade folder on the host, in PyTorch, through the runner's own code path."""
+"""Accuracy of a cascade folder on the host, through the runner's own code path."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..runner.errors import RunnerError
 from ..runner.photo import decode
 from ..runner.records import Record, photo_id, read_records
 from ..runner.spec import Cascade, Preprocess, cascade_from_json
+from .calibrate import Session
 from .export import WRITE_AGAIN, load_network
 from .photos import PhotoSet
 
@@ -140,6 +141,24 @@ def torch_networks(folder: Path, cascade: Cascade) -> Network:
     return run
 
 
+def onnx_networks(folder: Path, cascade: Cascade) -> Network:
+    """The cascade's ONNX files in ONNX Runtime, called as `torch_networks`.
+
+    Raises:
+        CompileError: a file is missing, or ONNX Runtime cannot run it.
+    """
+    networks = {name: Session(folder / f"{name}.onnx", name) for name in cascade.networks}
+
+    def run(name: str, tensor: np.ndarray) -> np.ndarray:
+        image = normalise(torch.from_numpy(tensor), cascade.preprocess).numpy()
+        return networks[name](image)[0]
+
+    return run
+
+
+ENGINES = {"PyTorch": torch_networks, "ONNX Runtime": onnx_networks}
+
+
 def normalise(photos: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     """uint8 NHWC `[n, r, r, 3]` to the networks' float32 NCHW."""
     mean = torch.tensor(preprocess.mean).view(1, 3, 1, 1)
@@ -148,15 +167,21 @@ def normalise(photos: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
 
 
 def evaluate(
-    folder: Path, photos: PhotoSet, limit: int | None = None, every_stage: bool = False
+    folder: Path,
+    photos: PhotoSet,
+    limit: int | None = None,
+    every_stage: bool = False,
+    *,
+    engine: str = "PyTorch",
 ) -> Predictions:
-    """Run a cascade folder in PyTorch on the host.
+    """Run a cascade folder on the host.
 
     Args:
         folder: a cascade folder.
         photos: what to classify.
         limit: at most so many photos, evenly spread.
         every_stage: also run the members that an answer did not need (for threshold curves).
+        engine: one of `ENGINES`.
 
     Raises:
         InputError: the folder is damaged, or its labels are not those of the photos.
@@ -168,9 +193,9 @@ def evaluate(
             "evaluate on photos of the classes that it was trained on",
         )
     photos = photos.limit(limit)
-    network = torch_networks(folder, cascade)
+    network = ENGINES[engine](folder, cascade)
     records = []
-    for path in events.track(photos.paths, f"{cascade.name} in PyTorch on {photos.name}"):
+    for path in events.track(photos.paths, f"{cascade.name} in {engine} on {photos.name}"):
         try:
             outcome = classify(cascade, decode(path), network, every_stage=every_stage)
             records.append(Record(_identity(path), outcome))

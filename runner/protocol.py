@@ -130,11 +130,15 @@ def disturbances(one: Pass) -> "list[Doubt]":
         found.append(Doubt("throttled", f"the board was throttled ({', '.join(one.throttled)})"))
     if one.clock_drop is not None and one.clock_drop > MOST_DROP:
         found.append(
-            Doubt("clock", f"the clock fell by {one.clock_drop:.0%} under a fixed governor")
+            Doubt("clock", f"the clock fell by {_percent(one.clock_drop)} under a fixed governor")
         )
     if one.others is not None and one.others > MOST_OTHERS:
-        found.append(Doubt("load", f"other programs had {one.others:.0%} of the cores used"))
+        found.append(Doubt("load", f"other programs had {_percent(one.others)} of the cores used"))
     return found
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"
 
 
 def doubts(one: Pass, plan: Plan, governors: Optional[Sequence[str]]) -> "list[Doubt]":

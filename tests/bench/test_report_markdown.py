@@ -49,11 +49,16 @@ def test_tables_are_whole_whatever_names_are(report: Report) -> None:
 
 def test_warnings_come_before_numbers(report: Report) -> None:
     hot = {**report.board.after.model_dump(), "throttled": ["throttled now"]}
-    told = report_markdown(changed(report, emulated=True, board={"after": hot}))
+    old = report.model_copy(update={"measurement": None})
+    told = report_markdown(changed(old, emulated=True, board={"after": hot}))
     head = told[: told.index("| accuracy")]
     assert "Emulated board" in head and "throttled now" in head
     assert "latency (emulated: not comparable)" in told
-    calm = changed(report, accuracy={"failed": 0})
+    head = report_markdown(report)
+    assert "**Warning:** The times are doubtful: only 16 runs, not 30" in head
+    assert "latency (doubtful)" in head
+    good = {"trust": "good", "doubts": []}
+    calm = changed(report, accuracy={"failed": 0}, measurement=good)
     assert "Warning" not in report_markdown(calm)
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import onnx
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -124,6 +125,14 @@ def test_damaged_photos_are_counted(cascade_folder: Path, tmp_path: Path) -> Non
     predictions = evaluate(cascade_folder, mixed)
     assert (predictions.n, predictions.failed) == (1, 2)
     assert predictions.records[1].error_kind == "input"
+
+
+def test_onnx_runtime_answers_as_pytorch(cascade_folder: Path) -> None:
+    photos = foolbox_photos().take(range(4))
+    pytorch = evaluate(cascade_folder, photos)
+    onnx = evaluate(cascade_folder, photos, engine="ONNX Runtime")
+    np.testing.assert_allclose(onnx.logits, pytorch.logits, rtol=1e-3, atol=1e-3)
+    assert onnx.hit_rates == pytorch.hit_rates
 
 
 def test_photos_of_other_classes_are_refused(cascade_folder: Path, shapes) -> None:

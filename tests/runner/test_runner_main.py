@@ -118,7 +118,7 @@ def test_from_an_unpacked_bundle_with_nothing_else(
     tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
 ) -> None:
     folder = open_bundle(tiny.bundle, tmp_path).folder
-    command = [sys.executable, "-m", "runner", ".", "--photos", str(photo_files[0])]
+    command = [sys.executable, "-m", "runner", ".", "--photos", str(photo_files[0]), *QUICK]
     for _ in range(2):  # what Python leaves behind the first time does not spoil the second
         done = subprocess.run(
             [*command, "--out", str(tmp_path / "out")],
@@ -170,6 +170,81 @@ def test_a_killed_run_goes_on(
     assert measured["photos"] == len(many_photos)
     assert measured["latency_ms"]["total"]["n"] == measured["latency"]["photos"] == 20
     assert measured["photos_resumed"] == done_before
+
+
+def test_a_throttled_pass_is_repeated_and_the_good_one_counts(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """The board's own program says so until the first pass is over."""
+    flags, command = tmp_path / "flags", tmp_path / "bin/vcgencmd"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\n[ "$1" = get_throttled ] && cat {flags}\n')
+    command.chmod(0o755)
+    flags.write_text("throttled=0x50005\n")
+    options = ["--photos", *photo_files, "--seconds", 0.3, "--retries", 5]
+    process = subprocess.Popen(
+        _command(runner, tiny.bundle, tmp_path / "out", *options),
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": f"{command.parent}:{os.environ['PATH']}"},
+    )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(json.loads(line))
+        if said[-1]["event"] == "pass":
+            flags.write_text("throttled=0x50000\n")
+    assert process.wait(60) == 0
+    passes = [event for event in said if event["event"] == "pass"]
+    assert passes[0]["disturbed"][0] == "the board was throttled (under-voltage now, throttled now)"
+    measured = json.loads((tmp_path / "out/measurements.json").read_text())
+    told = measured["latency"]
+    assert len(told["passes"]) == len(passes) > 1, "all are kept"
+    assert told["counted"] > 1
+    own = told["passes"][told["counted"] - 1]
+    assert own["throttled"] == []
+    assert measured["latency_ms"]["total"] == own["total_ms"]
+    runs = list(read_lines(tmp_path / "out/latency.jsonl", told["counted"]))
+    assert len(runs) == own["runs"]
+    assert "throttled" not in {doubt["kind"] for doubt in told["doubts"]}
+
+
+def test_latency_that_was_cut_off_is_measured_anew(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--photos", *photo_files, "--seconds", 2]
+    process = subprocess.Popen(
+        _command(runner, tiny.bundle, out, *options), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "run":
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.wait(10)
+    process.stdout.close()
+    before = (out / "predictions.jsonl").read_text()
+    assert before.count("\n") == len(photo_files)
+    assert not (out / "measurements.json").exists()
+    events = _events(_run(runner, tiny.bundle, out, *options))
+    assert "photo" not in {event["event"] for event in events}
+    assert (out / "predictions.jsonl").read_text() == before, "no photo was answered again"
+    measured = json.loads((out / "measurements.json").read_text())
+    (one,) = measured["latency"]["passes"]
+    assert one["ended_s"] - one["began_s"] >= 2
+    assert measured["series"]["samples"]
+
+
+def test_without_latency(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    options = ["--photos", *photo_files, "--latency-photos", 0]
+    events = _events(_run(runner, tiny.bundle, tmp_path / "out", *options))
+    assert "pass" not in {event["event"] for event in events}
+    measured = json.loads((tmp_path / "out/measurements.json").read_text())
+    assert measured["latency"] == {"reason": "not asked for", "photos": 0}
+    assert measured["latency_ms"] == {}
 
 
 def test_runs_do_not_mix(
