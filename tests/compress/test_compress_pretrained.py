@@ -6,8 +6,8 @@ import importlib
 import json
 from pathlib import Path
 
-import onnx
 import numpy as np
+import onnx
 import pytest
 import torch
 from pydantic import ValidationError
