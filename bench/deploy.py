@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..compile.bundle import runner_sources
 from ..rpc.packages import environment
 from ..rpc.process import Completed
 from ..rpc.session import Session
+from ..runner.archive import members
 from ..runner.errors import RunnerError
 from ..runner.manifest import MAX_MANIFEST, NAME, Manifest, manifest_from_bytes
 
@@ -110,19 +110,7 @@ def manifest_sha256(bundle: Path) -> str:
     Raises:
         InputError: the file is missing, or does not begin with a manifest.
     """
-    try:
-        with tarfile.open(bundle, "r:") as archive:
-            first = archive.next()
-            stream = archive.extractfile(first) if first and first.name == NAME else None
-            if first is None or stream is None or first.size > MAX_MANIFEST:
-                raise tarfile.ReadError(f"it does not begin with {NAME}")
-            return hashlib.sha256(stream.read()).hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"no such bundle: {bundle}", "build one: edgecompress compile") from None
-    except (OSError, tarfile.TarError, EOFError, ValueError) as error:
-        raise InputError(
-            f"{bundle} is not a whole bundle: {error}", "build it again: edgecompress compile"
-        ) from error
+    return hashlib.sha256(_manifest_bytes(bundle)).hexdigest()
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -132,14 +120,25 @@ def read_manifest(bundle: Path) -> Manifest:
         InputError: there is none, or it is damaged.
     """
     try:
-        with tarfile.open(bundle, "r:") as archive:
-            stream = archive.extractfile(NAME)
-            content = stream.read() if stream else b""
-        return manifest_from_bytes(content)
-    except (OSError, tarfile.TarError, KeyError) as error:
-        raise InputError(f"{bundle} is not a bundle: {error}", "edgecompress compile") from error
+        return manifest_from_bytes(_manifest_bytes(bundle))
     except RunnerError as error:
         raise InputError(f"{bundle}: {error.message}", error.hint) from error
+
+
+def _manifest_bytes(bundle: Path) -> bytes:
+    """What an archive begins with."""
+    try:
+        with bundle.open("rb") as stream:
+            first = next(members(stream), None)
+            if first is None or first.name != NAME or first.size > MAX_MANIFEST:
+                raise RunnerError("bundle", f"it does not begin with {NAME}")
+            return first.read()
+    except FileNotFoundError:
+        raise InputError(f"no such bundle: {bundle}", "build one: edgecompress compile") from None
+    except (OSError, RunnerError) as error:
+        raise InputError(
+            f"{bundle} is not a whole bundle: {error}", "build it again: edgecompress compile"
+        ) from error
 
 
 def runner_error(session: Session, done: Completed) -> EdgeCompressError:

@@ -44,8 +44,9 @@ def interval(scores: Scores) -> str:
 
 def cpus(run: RunFacts) -> str:
     """The CPUs of a run: "CPU 4" or "CPUs 4-7 (cortex-a76)"; a gap begins a new range."""
-    starts = [cpu for cpu in run.cpus if cpu - 1 not in run.cpus]
-    ends = [cpu for cpu in run.cpus if cpu + 1 not in run.cpus]
+    numbers = sorted(set(run.cpus))
+    starts = [cpu for cpu in numbers if cpu - 1 not in numbers]
+    ends = [cpu for cpu in numbers if cpu + 1 not in numbers]
     ranges = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
     word = "CPU" if len(run.cpus) == 1 else "CPUs"
     return f"{word} {', '.join(ranges)}" + f" ({run.core})" * bool(run.core)

@@ -45,21 +45,27 @@ def case(known: dict[str, Subject], seed: int, number: int) -> tuple[str, bytes]
     return name, mutate(random, random.choice(known[name].seeds), known[name].form)
 
 
-def _worker(seed: int, first: int, step: int) -> None:
-    """Read files until killed: one line for each crash, and one now and then."""
+def _worker(seed: int, first: int, at: Path) -> None:
+    """Read files until killed: one line for each crash, and one now and then.
+
+    Args:
+        at: where the number of the case stands that is being read.
+    """
     known = subjects(seeds_folder())
     _limit_memory()
     signal.signal(signal.SIGALRM, _alarm)
     os.environ.pop("SSH_AUTH_SOCK", None)
     number, told = first, time.monotonic()
     _say({"case": number, "began": True})
+    place = os.open(at, os.O_WRONLY)
     while True:
+        os.pwrite(place, b"%020d" % number, 0)
         name, content = case(known, seed, number)
         crash = _crash(known[name], content)
         if crash or time.monotonic() - told > 1:
             told = time.monotonic()
             _say({"case": number, "subject": name, "crash": crash})
-        number += step
+        number += 1
 
 
 def _limit_memory() -> None:
@@ -125,15 +131,23 @@ class _Reader:
     """The process that reads files, from a case on."""
 
     def __init__(self, seed: int, first: int) -> None:
-        self.case = first
-        argv = [sys.executable, "-m", "tests.fuzz", "--worker", "--seed", str(seed)]
+        self._at = tempfile.NamedTemporaryFile(prefix="fuzz-at-")  # noqa: SIM115 closed by `end`
+        self._at.write(b"%020d" % first)
+        self._at.flush()
+        argv = [sys.executable, "-m", "tests.fuzz", "--worker", self._at.name]
+        argv += ["--seed", str(seed), "--first", str(first)]
         self._process = subprocess.Popen(
-            [*argv, "--first", str(first)], stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True
+            argv, stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True
         )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
         self._stream = self._process.stdout
         self._heard, self._rest, self._began = time.monotonic(), b"", False
+
+    @property
+    def case(self) -> int:
+        """The case that it reads, or read last."""
+        return int(os.pread(self._at.fileno(), 20, 0))
 
     def lines(self) -> list[dict[str, Any]] | None:
         """What it has said since; None where it is dead or silent."""
@@ -142,7 +156,6 @@ class _Reader:
         found = [json.loads(line) for line in whole if line]
         if found:
             self._heard, self._began = time.monotonic(), True
-            self.case = found[-1]["case"]
         silent = time.monotonic() - self._heard > (SILENT_S if self._began else START_S)
         dead = self._process.poll() is not None
         return None if (silent or dead) and not found else found
@@ -153,6 +166,7 @@ class _Reader:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._stream.close()
+        self._at.close()
 
 
 def fuzz(seconds: float, seed: int, out: Path) -> int:
@@ -170,29 +184,28 @@ def fuzz(seconds: float, seed: int, out: Path) -> int:
             path.write_bytes(content)
             _tell(f"CRASH {name}: {crash['what']} at {crash['where']}: {path}: {crash['text']!r}")
 
-    began = told = time.monotonic()
     reader, done = _Reader(seed, 0), 0
+    # The first lines come when it has begun to read files.
+    while (lines := reader.lines()) == []:
+        time.sleep(0.2)
+    began = told = time.monotonic()
     try:
         while time.monotonic() - began < seconds:
-            time.sleep(0.2)
-            lines = reader.lines()
-            if lines is None:
-                # It told of a case at most a second before the one that ended it.
-                crashed(
-                    reader.case,
-                    {"what": "ended the process, or a case soon after", "where": "?", "text": ""},
-                )
-                reader.end()
-                reader = _Reader(seed, reader.case + 1)
-                continue
-            for line in lines:
+            for line in lines or ():
                 if line.get("crash"):
                     crashed(line["case"], line["crash"])
-            done = max(done, reader.case)
+            done = reader.case
+            if lines is None:
+                crashed(done, {"what": "ended or stopped the process", "where": "?", "text": ""})
+                reader.end()
+                reader = _Reader(seed, done + 1)
+            time.sleep(0.2)
+            lines = reader.lines()
             if time.monotonic() - told > 60:
                 told = time.monotonic()
                 _tell(f"{told - began:.0f} s: {done} cases, {len(crashes)} different crashes")
     finally:
+        done = reader.case
         reader.end()
     _tell(f"{done} cases in {time.monotonic() - began:.0f} s, {len(crashes)} different crashes")
     return len(crashes)
@@ -213,11 +226,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="where files are kept")
     parser.add_argument("--subject", help="read --file as this, once, and show the traceback")
     parser.add_argument("--file", type=Path)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        _worker(options.seed, options.first, 1)
+        _worker(options.seed, options.first, options.worker)
     if options.subject:
         return _again(options.subject, options.file)
     return 1 if fuzz(options.seconds, options.seed, options.out) else 0

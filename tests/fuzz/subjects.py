@@ -83,9 +83,9 @@ def _bundle(path: Path, folder: Path) -> object:
 
 
 def _deployed(path: Path, _: Path) -> object:
-    from edgecompress.bench.deploy import manifest_sha256
+    from edgecompress.bench.deploy import manifest_sha256, read_manifest
 
-    return manifest_sha256(path)
+    return manifest_sha256(path), read_manifest(path)
 
 
 def _manifest(path: Path, _: Path) -> object:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
+from typing import Any
 
+import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgecompress.errors import EdgeCompressError
+from edgecompress.rpc.deadline import Deadline
 from edgecompress.runner.errors import RunnerError
-from tests.fuzz.__main__ import case
+from tests.fuzz.__main__ import _crash, case  # pyright: ignore[reportPrivateUsage]
 from tests.fuzz.mutate import mutate
 from tests.fuzz.seeds import ROOT, seeds_folder
 from tests.fuzz.subjects import Subject, subjects
@@ -60,8 +67,6 @@ def test_a_case_is_the_same_file_each_time(known: dict[str, Subject]) -> None:
 
 
 def test_what_a_crash_is(tmp_path: Path) -> None:
-    from tests.fuzz.__main__ import _crash  # pyright: ignore[reportPrivateUsage]
-
     def crash(work: object) -> str:
         assert callable(work)
         told = _crash(Subject("bytes", (b"",), lambda path, folder: work()), b"")
@@ -81,9 +86,6 @@ def test_what_a_crash_is(tmp_path: Path) -> None:
 
 def test_forms_of_damage_keep_their_form() -> None:
     """Most damaged JSON is JSON still: it gets past the parser."""
-    import json
-    from random import Random
-
     seed = b'{"a": [1, 2, {"b": "c"}], "d": null}'
     good = 0
     for number in range(200):
@@ -93,3 +95,48 @@ def test_forms_of_damage_keep_their_form() -> None:
         except (ValueError, RecursionError):
             pass
     assert good > 100
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=10,
+)
+_CONTENT = (
+    st.binary(max_size=300)
+    | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace"))
+    | _JSON.map(lambda value: json.dumps(value).encode())
+    | st.dictionaries(st.from_regex(r"[a-z_.]{1,9}", fullmatch=True), _JSON, max_size=4).map(
+        lambda value: "\n".join(f"{k} = {json.dumps(v)}" for k, v in value.items()).encode()
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_content_is_a_value_or_an_error_of_ours(known: dict[str, Subject], data: Any) -> None:
+    """Manifests, reports, inventories, boards' files and answers, and all else that is read."""
+    name = data.draw(st.sampled_from(sorted(known)))
+    assert _crash(known[name], data.draw(_CONTENT)) is None
+
+
+@pytest.mark.slow
+def test_a_case_that_ends_the_process_is_found(tmp_path: Path) -> None:
+    """It is the case that was being read, and reading goes on behind it."""
+    command = [sys.executable, "-m", "tests.fuzz", "--seconds", "12", "--out", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        parent = psutil.Process(running.pid)
+        for _ in Deadline(120).attempts():
+            readers = [one for one in parent.children() if "--worker" in one.cmdline()]
+            if readers and Path("/proc", str(readers[0].pid), "limits").exists():
+                at = Path(readers[0].cmdline()[readers[0].cmdline().index("--worker") + 1])
+                if at.exists() and int(at.read_text()) > 3:
+                    readers[0].kill()
+                    break
+        assert running.stdout is not None
+        told = running.stdout.read()
+    assert running.returncode == 1, told
+    assert told.count("CRASH") == 1
+    assert "ended or stopped the process" in told
+    (kept,) = tmp_path.iterdir()
+    assert int(told.splitlines()[-1].split()[0]) >= int(kept.name.split("-")[-1])
