@@ -69,9 +69,8 @@ class Farm:
         self._aside: dict[str, EdgeCompressError] = {}
         self._returning: list[threading.Thread] = []
         self._seen_fit: set[str] = set()
-        self._in_vain: Counter[str] = (
-            Counter()
-        )  # how often each failed without anything that counts
+        # How often each has failed since something that it measured counted.
+        self._in_vain: Counter[str] = Counter()
         self._closed = threading.Event()
         self.measured = Counter(dict.fromkeys(meters, 0))
 
@@ -138,7 +137,7 @@ class Farm:
                     settle(name, held)
             except BoardError as error:
                 again = [one for one, _ in held]
-                if job is not None and job not in again:
+                if job is not None and all(job is not one for one in again):
                     again.append(job)
                 with self._change:
                     waiting.extendleft(reversed(again))
