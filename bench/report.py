@@ -25,7 +25,7 @@ from .measurement import measurement_facts
 from .peer_facts import peers_facts
 from .photo_facts import photo_facts
 from .precision import precision_facts
-from .schema import AgreementFacts, Latency, Memory, Report, RunFacts
+from .schema import AgreementFacts, BoardShare, Latency, Memory, Report, RunFacts
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ def _report(material: Material, manifest: Manifest) -> Report:
         },
         measurement=measurement_facts(measured, material.board.kind == "virtual", missing),
         run=RunFacts(
+            boards=_shares(measured),
+            repeated=measured.get("photos_repeated"),
             load_ms=measured["load_ms"],
             wall_s=measured["wall_s"],
             repeat=min(map(len, material.run.runs.values()), default=0),
@@ -144,6 +146,14 @@ def _report(material: Material, manifest: Manifest) -> Report:
         ),
         not_measured=missing,
     )
+
+
+def _shares(measured: Mapping[str, Any]) -> list[BoardShare] | None:
+    """Which boards answered photos; None where that was not kept."""
+    told = measured.get("boards")
+    if told is None:
+        return None
+    return [BoardShare(name=one["name"], photos=one["photos"]) for one in told]
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -51,6 +51,14 @@ def _where(report: Report) -> str:
         f"{report.accuracy.n} photos of {escape(report.accuracy.photos)} on {escape(board.soc)}"
         f" ({escape(board.mcpu)}){model}; {run.threads} thread{'s' * (run.threads != 1)} on"
         f" {escape(text.cpus(run))}; {precision_of(report)}."
+        + "".join(
+            f" {escape(told)}."
+            for told in (
+                f"Photos answered by: {text.shares(run)}" * bool(text.shares(run)),
+                text.repeats(run),
+            )
+            if told
+        )
     )
 
 

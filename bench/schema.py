@@ -134,14 +134,26 @@ class BoardFacts(_Part):
     after: Telemetry
 
 
+class BoardShare(_Part):
+    """A board, as the user calls it, and how many photos it answered."""
+
+    name: Annotated[str, Field(max_length=128)]
+    photos: Count
+
+
 class RunFacts(_Part):
     """How the board was measured.
 
     `cpus` are the numbers of the CPUs that the networks ran on, `core` what these are ("" where
     they are of several sorts). `repeat` is how often each photo was run for its latency, `warmup`
-    what came before that.
+    what came before that. `boards` are those that accuracy is from, the one that latency is from
+    first; `repeated` is how many photos are listed that were listed before with the same content:
+    they were answered once, and count as often as they are listed.
     """
 
+    absent = ("boards", "repeated")
+    boards: Annotated[list[BoardShare], Field(max_length=1000)] | None = None
+    repeated: Count | None = None
     threads: Count
     cluster: Literal["fast", "efficient", "all"]
     core: str
@@ -226,7 +238,7 @@ class Measurement(_Part):
         notes: what could not be looked at, and what is worth knowing.
         photos: whose latency was measured; the times of the report are those of these.
         counted: the pass that the times are from, from 1.
-        accuracy_s: when all photos were classified, once each: began, ended.
+        accuracy_s: when photos were answered once each, by the same process: began, ended.
         governor: of each core used; None where the kernel does not tell.
         samples: of the whole run; `interval_s` apart at its end, `sample_ms` of CPU time each.
     """

@@ -52,6 +52,19 @@ def cpus(run: RunFacts) -> str:
     return f"{word} {', '.join(ranges)}" + f" ({run.core})" * bool(run.core)
 
 
+def shares(run: RunFacts) -> str:
+    """Which boards answered how many photos: "pi-a 5,120, pi-b 4,880"; "" where it was one."""
+    told = run.boards or []
+    return ", ".join(f"{one.name} {one.photos:,}" for one in told) if len(told) > 1 else ""
+
+
+def repeats(run: RunFacts) -> str:
+    """What is said of photos that are listed more than once; "" where none is."""
+    if not run.repeated:
+        return ""
+    return f"{run.repeated:,} photos are listed again, and counted again"
+
+
 def short_name(network: str) -> str:
     """A network's name without its underscores."""
     return network.replace("_", " ")

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from edgecompress.bench.board_run import BoardRun
+from edgecompress.bench.page import render_page
 from edgecompress.bench.report import Material, build_report, read_report, write_report
+from edgecompress.bench.report_markdown import report_markdown
 from edgecompress.bench.schema import Report
 from edgecompress.errors import InputError
 from edgecompress.files import sha256_file
@@ -186,3 +188,24 @@ def test_a_bundle_that_is_none(material: Material, tmp_path: Path, keep: int) ->
         build_report(dataclasses.replace(material, bundle=bundle))
     with pytest.raises(InputError, match=r"none\.tar"):
         build_report(dataclasses.replace(material, bundle=tmp_path / "none.tar"))
+
+
+def test_several_boards_and_repeats_are_told(material: Material) -> None:
+    alone = build_report(material)
+    assert alone.run.boards and [(one.name, one.photos) for one in alone.run.boards] == [
+        ("host", 9)
+    ]
+    assert "answered by" not in report_markdown(alone) and "listed again" not in report_markdown(
+        alone
+    )
+    shares = [{"name": "pi-a", "photos": 5120, "starts": 1}, {"name": "pi_b", "photos": 4880}]
+    told = {**material.run.measurements, "boards": shares, "photos_repeated": 1200}
+    run = dataclasses.replace(material.run, measurements=told)
+    report = build_report(dataclasses.replace(material, run=run))
+    for text in (report_markdown(report), render_page(report)):
+        assert "hotos answered by: pi-a 5,120, pi" in text
+        assert "1,200 photos are listed again, and counted again" in text
+    damaged = {**told, "boards": [{"name": "pi-a", "photos": -1}]}
+    with pytest.raises(InputError, match="photos"):
+        run = dataclasses.replace(material.run, measurements=damaged)
+        build_report(dataclasses.replace(material, run=run))
