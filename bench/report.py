@@ -70,7 +70,7 @@ def build_report(material: Material) -> Report:
     manifest = read_manifest(material.bundle)
     try:
         return _report(material, manifest)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"the measurements do not make a report: {_cause(error)}",
             "run again: edgecompress bench",
