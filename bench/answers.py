@@ -113,9 +113,14 @@ class Journal(RecordFile):
 
     def write(self, photos: Iterable[str], path: Path) -> None:
         """Write the records of photos, in this order."""
-        with writing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        with (
+            self.path.open("rb") as source,
+            writing(path) as temporary,
+            temporary.open("w", encoding="utf-8") as stream,
+        ):
             for photo in photos:
-                stream.write(self[photo].to_line())
+                source.seek(self._places[photo])
+                stream.write(_record(self.path, source.readline())[0].to_line())
 
     def remove(self) -> None:
         """Forget the run: its results are elsewhere now."""

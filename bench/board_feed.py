@@ -155,11 +155,9 @@ class _Feeding:
         """Send the next photos and their list; whether there were any."""
         room = self.shelf.room()
         limit = _LIST_BYTES if room is None else min(room, _LIST_BYTES)
-        # One large photo may take more than a list should.
-        alone = None if room is None else room
         photos = self.work.take(self.name, self._count(), limit)
-        if photos == []:
-            photos = self.work.take(self.name, 1, alone)
+        if photos == []:  # one large photo may take more than a list should
+            photos = self.work.take(self.name, 1, room)
         if photos is None:
             return False
         if not photos:
@@ -172,6 +170,8 @@ class _Feeding:
         lines = [f"{one}\t{self.session.workdir}/{places[one]}\n" for one in photos]
         self.session.write(f"{self.folder}/{list_name(self.number)}", "".join(lines).encode())
         self.flying.append(_List(self.number, photos))
+        # Nothing was listened to meanwhile, which on a slow link is long.
+        self.heard = time.monotonic()
         self.number += 1
         return True
 

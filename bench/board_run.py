@@ -24,7 +24,7 @@ from ..runner.records import Record
 from ..runner.run import LATENCY, MEASUREMENTS, PREDICTIONS
 from .answers import Journal, RecordFile
 from .board_feed import PHOTO_S, Told, parsed, serve
-from .board_photos import COMMAND_S, Shelf, identify, need_disk
+from .board_photos import COMMAND_S, Shelf, identify, need_disk, size_of
 from .deploy import PYTHON, Deployment, deploy, manifest_sha256, read_manifest, runner_error
 from .spread import PATIENCE_S, Opener, Work, keep_trying, spread, unreadable
 
@@ -196,7 +196,7 @@ def _measure(run: _Run, out: Path) -> dict[str, Any]:
         files = [(one, path) for one, path in chosen.items() if path]
         reached.append(deploy(session, run.bundle))
         folder = f"runs/{run.key[:24]}-latency"
-        shelf = Shelf(session, {one: path.stat().st_size for one, path in files})
+        shelf = Shelf(session, {one: size_of(path) for one, path in files})
         places = shelf.send(files, f"{folder}/photos")
         # Absolute: the list names its photos relative to its own folder.
         lines = [f"{one}\t{session.workdir}/{place}\n" for one, place in places.items()]

@@ -373,8 +373,7 @@ def bench(run: Run) -> None:
     def work() -> None:
         from ..bench.board_run import run_on_boards
 
-        token = new_token()
-        boards = {name: partial(_leased, name, run.wait, token) for name in names}
+        boards = {name: partial(_leased, name, run.wait, new_token()) for name in names}
         run_on_boards(boards, run.bundle, run.photos, out, run.job.bench)
 
     inputs = {
