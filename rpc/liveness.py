@@ -42,7 +42,7 @@ class Heard:
         return getattr(self._inner, name)
 
 
-def transport(sock: socket.socket, **options: Any) -> paramiko.Transport:
+def transport(sock: Any, **options: Any) -> paramiko.Transport:
     """A transport that closes itself when the other end has been silent for `SILENCE_S`.
 
     It is what `SSHClient.connect` takes as `transport_factory`.

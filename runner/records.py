@@ -22,6 +22,8 @@ from .errors import RunnerError
 
 StrPath = Union[str, "os.PathLike[str]"]
 
+_MAX_PLACES = 1000  # far above any number of members or crop sizes
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -72,8 +74,8 @@ def record_from_json(value: Any) -> Record:
             top5=tuple((int(index), float(share)) for index, share in value["top5"]),
             box=_four(value["box"]),
             predicted=None if predicted is None else _four(predicted),
-            size=None if value["size"] is None else int(value["size"]),
-            stage=int(value["stage"]),
+            size=None if value["size"] is None else _place(value["size"]),
+            stage=_place(value["stage"]),
             confidences=tuple(float(one) for one in value["confidences"]),
             stage_top1=tuple(int(one) for one in value["stage_top1"]),
             timings_ms={str(part): float(one) for part, one in value["timings_ms"].items()},
@@ -81,6 +83,14 @@ def record_from_json(value: Any) -> Record:
         return Record(str(value["photo"]), outcome)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RunnerError("input", f"not a prediction record: {error!r}") from error
+
+
+def _place(value: Any) -> int:
+    """The index of a member or of a crop size: arrays are made as long as the largest one."""
+    place = int(value)
+    if not 0 <= place < _MAX_PLACES:
+        raise ValueError(f"{value} is no index")
+    return place
 
 
 def _four(values: Any) -> tuple[float, float, float, float]:

@@ -41,9 +41,11 @@ def test_integers_that_no_float_holds(seeds: Path, tmp_path: Path) -> None:
         cascade_from_json({**cascade, "alpha": HUGE})
     line = json.loads((seeds / "board/predictions.jsonl").read_text().splitlines()[0])
     path = tmp_path / "predictions.jsonl"
-    path.write_text(json.dumps({**line, "confidences": [HUGE]}) + "\n")
-    with pytest.raises(RunnerError, match="line 1"):
-        read_records(path)
+    # The last two would be the length of an array.
+    for wrong in ({"confidences": [HUGE]}, {"stage": 2**31}, {"size": 2**31}):
+        path.write_text(json.dumps({**line, **wrong}) + "\n")
+        with pytest.raises(RunnerError, match="line 1"):
+            read_records(path)
 
 
 def test_an_answer_with_infinity_is_a_boards_mistake() -> None:
