@@ -28,9 +28,11 @@ def megabytes(count: float) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Three figures: "0.0123 ms", "38.5 ms", "512 ms"."""
+    """Three figures: "0.0123 ms", "38.5 ms", "512 ms", from ten seconds on "16.4 s"."""
     if value is None:
         return NOTHING
+    if value >= 1e4:
+        return f"{value / 1e3:.3g} s"
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 

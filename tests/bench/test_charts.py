@@ -62,7 +62,7 @@ def staged(report: Report, *hits: int) -> Report:
         {**stage, "network": f"net_{i}", "hits": n, "hit_rate": n / max(1, sum(hits))}
         for i, n in enumerate(hits)
     ]
-    return changed(report, stages=stages, accuracy={"n": sum(hits)})
+    return changed(report, stages=stages, accuracy={"n": sum(hits)}, photos=None)
 
 
 def test_flow_of_a_real_run(report: Report) -> None:
