@@ -168,8 +168,8 @@ def _setup(
             if not unit:
                 packages.remove(session)
             if not as_json:
-                show.say(f"{session.workdir} on {name} is empty")
-            return {"removed": session.workdir}
+                show.say(f"{path} is away" if unit else f"{session.workdir} on {name} is empty")
+            return {"removed": path if unit else session.workdir}
         installed = packages.setup(session, probe(session).python)
         unit_state = service.install(session) if unit else None
     if not as_json:
