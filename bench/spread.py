@@ -78,7 +78,7 @@ class Work:
         self._moved = threading.Condition()
         self._stopped = False
         self._task = task
-        self._pace = deque([(time.monotonic(), self.resumed)])
+        self._pace: deque[tuple[float, int]] = deque()
 
     @property
     def finished(self) -> bool:
@@ -137,9 +137,9 @@ class Work:
     def add(self, board: str, records: Iterable[Record]) -> None:
         """Records from `board`; what is none of this run's, or known, is left out."""
         with self._moved:
-            self.answered[board] += self._add(board, board, records)
+            self._add(board, board, records)
 
-    def _add(self, board: str, by: str, records: Iterable[Record]) -> int:
+    def _add(self, board: str, by: str, records: Iterable[Record]) -> None:
         added: set[str] = set()
 
         def ours() -> Iterable[Record]:
@@ -149,11 +149,11 @@ class Work:
                     yield record
 
         new = self._journal.add(ours(), by)
+        self.answered[board] += new if by else 0
         self._taken[board] -= added
         self._seen[board] -= added
         self._tell()
         self._moved.notify_all()
-        return new
 
     def trouble(self, board: str, photo: str, why: str, kind: str) -> None:
         """`board` lost a photo, or ended over it; too often, and that is its record."""
@@ -188,7 +188,7 @@ class Work:
     def _tell(self) -> None:
         done = len(self._journal) + sum(map(len, self._seen.values()))
         now = time.monotonic()
-        self._pace.append((now, done))
+        self._pace.append((now, done))  # from the first photo on: getting ready is no pace
         while now - self._pace[0][0] > _RATE_S and len(self._pace) > 2:
             self._pace.popleft()
         (since, before), total = self._pace[0], len(self._photos)
