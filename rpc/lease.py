@@ -26,6 +26,7 @@ from edgecompress import events
 from edgecompress.errors import BoardError
 
 from .deadline import Deadline
+from .probe import PYTHON_HINT
 from .process import Running
 from .session import Session
 
@@ -37,6 +38,7 @@ LASTS_S = 60.0
 ANSWER_S = 30.0
 _LONGEST_S = 30 * 24 * 3600.0
 
+_NO_PROGRAM = 127
 _HOLDER = Path(__file__).with_name("lease_holder.py")
 
 
@@ -194,7 +196,10 @@ def _await(name: str, running: Running, wait: float) -> None:
                     f"wait with --wait 10m, or take it away: edgecompress boards release {name}",
                 )
         if ended:
-            running.wait().check(*_refused(name))
+            done = running.wait()
+            if done.returncode == _NO_PROGRAM:
+                raise BoardError(f"'{name}' has no Python 3", PYTHON_HINT)
+            done.check(*_refused(name))
             break
     raise BoardError(f"'{name}' does not say who measures on it", f"edgecompress doctor -b {name}")
 

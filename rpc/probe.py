@@ -17,6 +17,7 @@ from .session import Session
 T = TypeVar("T")
 
 PROBE_S = 60.0
+PYTHON_HINT = "install Python on the board: sudo apt install python3 python3-numpy python3-pil"
 _PART = r"^CPU part\s*: (0x[0-9a-f]{3})$"
 
 # Runs on the board's own Python, 3.6 or newer, and must not fail where something is missing there.
@@ -146,7 +147,7 @@ def _read(session: Session, make: Callable[[dict[str, Any]], T]) -> T:
     done = session.run(argv, timeout=PROBE_S, cwd=session.workdir, env=env)
     done.check(
         f"'{session.name}' cannot tell about itself",
-        "install Python on the board: sudo apt install python3 python3-numpy python3-pil",
+        PYTHON_HINT,
     )
     try:
         return make(json.loads(done.stdout.strip().splitlines()[-1]))

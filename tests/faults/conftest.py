@@ -47,6 +47,13 @@ warmup = 1
 """
 
 
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclasses.dataclass(frozen=True)
 class Shelf:
     """Virtual boards of one sort, by name."""
@@ -80,7 +87,7 @@ class Shelf:
         if not virtual.status(SORT, name).running:
             return []
         family = self.first(name).children(recursive=True)
-        return [one for one in family if one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in family if _lives(one)]
 
     def is_idle(self, name: str, within: float) -> bool:
         """Whether nothing of ours runs on a board any more."""
