@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -356,7 +357,8 @@ def _row(a: Metric | None, b: Metric | None, blocked: str, samples: _Samples) ->
     if blocked:
         return Row(**values, why=blocked)
     values["change"] = b.value - a.value
-    values["relative"] = b.value / a.value - 1 if a.value else None
+    relative = b.value / a.value - 1 if a.value else math.inf
+    values["relative"] = relative if math.isfinite(relative) else None
     return Row(**values, **_chance(a, b, samples))
 
 

@@ -26,6 +26,8 @@ SCHEMA_VERSION = 1
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# A day is 9e7: what is larger is no time, and its sums need not be finite.
+Milliseconds = Annotated[float, Field(ge=0, le=1e12)]
 Flag = Annotated[str, Field(max_length=200)]
 
 
@@ -61,11 +63,11 @@ class Latency(_Part):
     """Milliseconds over n runs of a part; percentiles interpolate linearly."""
 
     absent = ("p10",)
-    p10: float | None = None
-    p50: float
-    p90: float
-    p99: float
-    mean: float
+    p10: Milliseconds | None = None
+    p50: Milliseconds
+    p90: Milliseconds
+    p99: Milliseconds
+    mean: Milliseconds
     n: Count
 
 
@@ -489,7 +491,7 @@ class PhotoFacts(_Part):
     answer: Count
     rank: Annotated[int, Field(ge=0, le=5)]
     stage: Count
-    ms: dict[str, list[float]]
+    ms: dict[str, list[Milliseconds]]
     confidences: list[Fraction]
     right: list[bool]
 

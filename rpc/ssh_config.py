@@ -229,10 +229,10 @@ def _warn_once(text: str) -> None:
 
 
 def _home(name: str) -> str:
-    """A path with `~` resolved; as it is where that is of a user who is not here."""
+    """A path with `~` resolved; as it is where that is of a user who is not here, or no name."""
     try:
         return str(Path(name).expanduser())
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return name
 
 

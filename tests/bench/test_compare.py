@@ -79,6 +79,12 @@ def test_a_report_against_itself(report: Report) -> None:
     assert any(row.group == "layers" for row in compared), "operators were timed"
 
 
+def test_a_number_next_to_nothing_has_no_relative_change(before: Report) -> None:
+    memory = before.memory.model_copy(update={"peak_rss_mib": 1e-320})
+    row = held(before.model_copy(update={"memory": memory}), before).row("memory")
+    assert row and row.change and row.relative is None
+
+
 def test_a_slower_and_worse_run(before: Report) -> None:
     after = larger(before, 200, 148, lambda index: 1.2 * (10.0 + index % 7))
     comparison = held(before, after)

@@ -82,6 +82,12 @@ def test_numbers_are_finite(report: Report, path: str, number: float) -> None:
         Report.model_validate(_changed(report, path, value))
 
 
+def test_a_time_is_no_geological_one(report: Report) -> None:
+    """Differences and sums of such numbers are not finite."""
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        Report.model_validate(_changed(report, "latency_ms.total.p99", 1e300))
+
+
 def test_a_curve_has_points(report: Report) -> None:
     with pytest.raises(ValidationError, match=r"trade_off\.points"):
         Report.model_validate(_changed(report, "trade_off.points", []))

@@ -83,7 +83,8 @@ def test_jump_hosts_of_the_configuration(home: Path) -> None:
         "Host two\n ProxyJump nobody\n User other\n"
         "Host loop\n ProxyJump loop\n"
         "Host direct\n ProxyJump none\n"
-        "Host odd\n Port x\n",
+        "Host odd\n Port x\n"
+        "Host nul\n UserKnownHostsFile ~\0/x\n",
     )
     (home / ".ssh/more").mkdir()
     (home / ".ssh/more/a.conf").write_text("Host zero\n User root\n")
@@ -99,6 +100,7 @@ def test_jump_hosts_of_the_configuration(home: Path) -> None:
     assert resolve(own).jumps[0].identity_files == (f"{home}/k",)
     with pytest.raises(BoardError, match="more than 8 jump hosts"):
         resolve(BoardEntry("x", "rpi4b", "loop"))
+    assert "~\0/x" in resolve(BoardEntry("x", "rpi4b", "nul")).known_hosts, "a name of no file"
     with pytest.raises(BoardError, match="port is 'x'"):
         resolve(BoardEntry("x", "rpi4b", "odd"))
     with pytest.raises(BoardError, match="2 jump_host_key for 1"):
