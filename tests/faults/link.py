@@ -45,11 +45,12 @@ class Link:
         clock = asyncio.get_running_loop().time
 
         async def receive() -> None:
-            while data := await reader.read(CHUNK):
-                waiting.append((clock(), data))
-                arrived.set()
-                while len(waiting) > 64:  # what a network holds in its buffers
-                    await asyncio.sleep(0.01)
+            with contextlib.suppress(OSError):  # a reset is an end as well
+                while data := await reader.read(CHUNK):
+                    waiting.append((clock(), data))
+                    arrived.set()
+                    while len(waiting) > 64:  # what a network holds in its buffers
+                        await asyncio.sleep(0.01)
             waiting.append((clock(), b""))
             arrived.set()
 
