@@ -55,5 +55,5 @@ def test_an_interrupt_ends_it_cleanly() -> None:
     for _ in range(2):
         assert json.loads(process.stdout.readline())["boards"][0]["name"] == "host"
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert process.stderr.read() == ""

@@ -18,6 +18,7 @@ from edgecompress.compile.tune import merged, tune_networks
 from edgecompress.errors import BoardError, InputError
 from edgecompress.rpc import connect
 from edgecompress.rpc.server import rpc_server
+from edgecompress.rpc.tracker import tracker
 from edgecompress.runner.spec import Preprocess
 from edgecompress.targets import load_board
 
@@ -69,12 +70,12 @@ def test_tuning_on_this_machine_and_compiling_with_the_records(
     board, database = load_board("host"), tmp_path / "tuning.jsonl"
     untuned = compile_network(network, board, PREPROCESS, tmp_path / "untuned.so")
     assert untuned.info["tuned_layers"] == 0
-    with connect("host") as session:
+    with connect("host") as session, tracker() as tracking:
         result = tune_networks(
             [network, network],
             board,
             PREPROCESS,
-            partial(rpc_server, session, deadline=300),
+            partial(rpc_server, session, tracking, deadline=300),
             database=database,
             trials=8,
             timing=Timing(repeat=2, min_repeat_ms=2),
@@ -93,14 +94,15 @@ def test_tuning_on_this_machine_and_compiling_with_the_records(
 @pytest.mark.board
 def test_tuning_on_the_virtual_board(network: Path, tmp_path: Path, virtual_board: Any) -> None:
     board, database = virtual_board.board, tmp_path / "tuning.jsonl"
-    result = tune_networks(
-        [network],
-        board,
-        PREPROCESS,
-        partial(rpc_server, virtual_board, deadline=600),
-        database=database,
-        trials=6,
-    )
+    with tracker() as tracking:
+        result = tune_networks(
+            [network],
+            board,
+            PREPROCESS,
+            partial(rpc_server, virtual_board, tracking, deadline=600),
+            database=database,
+            trials=6,
+        )
     assert (result.records, result.failures, result.measured) == (6, 0, "emulated")
     compiled = compile_network(network, board, PREPROCESS, tmp_path / "tuned.so", database=database)
     assert compiled.info["tuned_layers"] == len(result.tasks)

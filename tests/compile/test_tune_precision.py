@@ -24,6 +24,7 @@ from edgecompress.compile.tuning import TuningTask
 from edgecompress.errors import BoardError
 from edgecompress.rpc import connect
 from edgecompress.rpc.server import rpc_server
+from edgecompress.rpc.tracker import tracker
 from edgecompress.targets import load_board
 
 from .simulation import PREPROCESS, photo_of
@@ -97,12 +98,12 @@ def test_a_quantised_network_is_tuned_and_compiled_with_what_came_of_it(
     whole: Path, tmp_path: Path
 ) -> None:
     board, database = load_board("host"), tmp_path / "tuning.jsonl"
-    with connect("host") as session:
+    with connect("host") as session, tracker() as tracking:
         result = tune_networks(
             [whole],
             board,
             PREPROCESS,
-            partial(rpc_server, session, deadline=300),
+            partial(rpc_server, session, tracking, deadline=300),
             database=database,
             trials=14,
             timing=Timing(repeat=1, min_repeat_ms=1),

@@ -145,12 +145,24 @@ class Link:
 
 
 @pytest.fixture
-def link(shelf: Shelf, board: str) -> Iterator[Link]:
-    """The network to `board`: from now on the inventory leads over it."""
-    made = Link(shelf.entries[board].port or 22)
-    add(dataclasses.replace(shelf.entries[board], port=made.port))
-    yield made
-    made.close()
+def link_to(shelf: Shelf) -> Iterator[Callable[[str], Link]]:
+    """Makes the network to a board: from then on the inventory leads over it."""
+    made: list[Link] = []
+
+    def make(name: str) -> Link:
+        made.append(Link(shelf.entries[name].port or 22))
+        add(dataclasses.replace(shelf.entries[name], port=made[-1].port))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def link(link_to: Callable[[str], Link], board: str) -> Link:
+    """The network to `board`."""
+    return link_to(board)
 
 
 class Command:
