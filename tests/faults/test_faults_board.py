@@ -20,7 +20,7 @@ import pytest
 
 from edgecompress.targets.inventory import add
 
-pytestmark = pytest.mark.board
+pytestmark = [pytest.mark.board, pytest.mark.slow]
 
 # Of Python and what it loads, before anything is asked of the board.
 START_S = 15
@@ -43,7 +43,6 @@ def test_a_full_disk(scene: Any) -> None:
     refused(scene, "disk full", "is full", "MB free below", "try: ")
 
 
-@pytest.mark.slow
 def test_a_home_that_is_read_only(scene: Any) -> None:
     home = scene.shelf.disk(scene.board) / "home"
     script = f"mount --bind '{home}' '{home}' && mount -o remount,ro,bind '{home}'"
@@ -58,7 +57,6 @@ def test_a_home_that_is_read_only(scene: Any) -> None:
         scene.shelf.kill(scene.board)
 
 
-@pytest.mark.slow
 def test_a_clock_that_is_wrong(scene: Any) -> None:
     """Two hours behind: nothing depends on it."""
     with wrong_clock(scene.shelf, scene.board, "-7200"):
@@ -115,14 +113,12 @@ def test_no_python(scene: Any) -> None:
         python.symlink_to(target)
 
 
-@pytest.mark.slow
 def test_another_python(scene: Any) -> None:
     """The bundle is made for the Python that the inventory names; the board has another one."""
     add(dataclasses.replace(scene.shelf.entries[scene.board], python="3.12"))
     refused(scene, "wrong Python", "runtime is for Python 3.12, this is 3.11", limit=120)
 
 
-@pytest.mark.slow
 def test_a_stale_runtime(scene: Any) -> None:
     bundle = scene.out / "bundle.tar"
     with tarfile.open(bundle) as old:
@@ -140,7 +136,6 @@ def test_a_stale_runtime(scene: Any) -> None:
     refused(scene, "stale runtime in the bundle", "tvm is 0.19.0, this runner works with")
 
 
-@pytest.mark.slow
 def test_half_a_bundle(scene: Any, link: Any) -> None:
     """Killed while it sends the bundle: nothing half is taken for whole, and the next one works."""
     link.order("rate 500000")
@@ -162,7 +157,6 @@ def test_half_a_bundle(scene: Any, link: Any) -> None:
     scene.row("bundle half uploaded, host killed", "sent again, whole", seconds, 120)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("answer", [b"", b"\xff\x00garbage\n" * 50])
 def test_something_else_at_the_address(scene: Any, answer: bytes) -> None:
     """A server that accepts and is silent, and one that talks nonsense without end."""
@@ -203,7 +197,6 @@ def server(answer: bytes) -> Iterator[int]:
         listener.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "answer", "said"),
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.board
+pytestmark = [pytest.mark.board, pytest.mark.slow]
 
 
 def test_the_host_process_is_killed(scene: Any) -> None:
@@ -25,7 +25,6 @@ def test_the_host_process_is_killed(scene: Any) -> None:
     scene.row("host process, kill -9", "nothing runs on; the same command does the rest", idle, 10)
 
 
-@pytest.mark.slow
 def test_the_connection_is_killed(scene: Any) -> None:
     """The sshd processes that serve us; the one that listens lives."""
     command = scene.bench()
@@ -42,7 +41,6 @@ def test_the_connection_is_killed(scene: Any) -> None:
     scene.row("sshd of the connection, kill -9", "connects again and goes on by itself", again, 30)
 
 
-@pytest.mark.slow
 def test_the_power_fails(scene: Any) -> None:
     """And comes back: the command goes on by itself."""
     command = scene.bench()
@@ -60,7 +58,6 @@ def test_the_power_fails(scene: Any) -> None:
     scene.row("board, power lost for 3 s", "goes on by itself, once the board is up", again, 60)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "order"),
     [("200 ms of delay each way", "delay 0.2"), ("200 kB a second", "rate 200000")],
@@ -77,7 +74,6 @@ def test_the_link_is_slow(scene: Any, link: Any, what: str, order: str) -> None:
     scene.row(f"link with {what}", "the whole run, undisturbed", seconds, 400)
 
 
-@pytest.mark.slow
 def test_the_link_is_cut_for_half_a_minute(scene: Any, link: Any) -> None:
     """Nobody need be told."""
     command = scene.bench()
@@ -93,7 +89,6 @@ def test_the_link_is_cut_for_half_a_minute(scene: Any, link: Any) -> None:
     scene.row("link cut for 30 s", "goes on by itself; seconds to the end", seconds, 200)
 
 
-@pytest.mark.slow
 def test_the_link_is_cut_for_good(scene: Any, link: Any) -> None:
     """The command ends within its deadline, the board's part too; given again, it resumes."""
     command = scene.bench()
