@@ -54,6 +54,13 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+def _is_sshd(process: psutil.Process) -> bool:
+    try:
+        return any("sshd" in word or "sftp-server" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return True
+
+
 @dataclasses.dataclass(frozen=True)
 class Shelf:
     """Virtual boards of one sort, by name."""
@@ -90,8 +97,11 @@ class Shelf:
         return [one for one in family if _lives(one)]
 
     def is_idle(self, name: str, within: float) -> bool:
-        """Whether nothing of ours runs on a board any more."""
-        return any(not self.processes(name) for _ in Deadline(within).attempts(0.2))
+        """Whether nothing of ours runs on a board any more: sshd's own wait for what may come."""
+        return any(
+            not [one for one in self.processes(name) if not _is_sshd(one)]
+            for _ in Deadline(within).attempts(0.2)
+        )
 
 
 @pytest.fixture(scope="session")
