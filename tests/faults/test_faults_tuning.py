@@ -183,7 +183,7 @@ def test_three_boards_each_killed_twice(scene: Any, link_to: Any, tmp_path: Path
     for name in names:
         scene.shelf.start(name)
         link_to(name).order("delay 0.1")
-    trials = 150
+    trials = 60
     alone = Tuning(scene, names[0], trials=trials)
     alone.require_whole(590)
     on_one = time.monotonic() - alone.command.began
@@ -191,7 +191,7 @@ def test_three_boards_each_killed_twice(scene: Any, link_to: Any, tmp_path: Path
     scene.prepared.copy(scene.out)
     together = Tuning(scene, *names, trials=trials)
     for turn, name in enumerate(names * 2):
-        together.wait(8 + 20 * turn)
+        together.wait(4 + 8 * turn)
         scene.shelf.kill(name)
         time.sleep(2)
         scene.shelf.start(name)
