@@ -11,12 +11,9 @@ from edgecompress.errors import BoardError, UsageError
 
 from ..rpc.session import Session
 from ..runner.errors import RunnerError
-from ..runner.signature import MAX_TRUSTED, Trust, parse_trust, trust_text
+from ..runner.signature import EVERYONES, MAX_TRUSTED, OWN, Trust, parse_trust, trust_text
 
 _ASK_S = 60.0
-# As `runner.signature.trust_paths` has them.
-_EVERYONES = "/etc/edgecompress/trusted-keys"
-_OWN = ".config/edgecompress/trusted-keys"
 
 
 def board_trust(session: Session) -> Trust:
@@ -25,7 +22,7 @@ def board_trust(session: Session) -> Trust:
     Raises:
         BoardError: its file cannot be read or is damaged, or the connection is lost.
     """
-    for path in (_EVERYONES, _own(session)):
+    for path in (EVERYONES, _own(session)):
         if session.run(["test", "-e", path], timeout=_ASK_S).returncode == 0:
             return _read(session, path)
     return Trust()
@@ -51,9 +48,9 @@ def require(session: Session, *, off: bool = False) -> Trust:
 
 
 def _changeable(session: Session) -> Trust:
-    if session.run(["test", "-e", _EVERYONES], timeout=_ASK_S).returncode == 0:
+    if session.run(["test", "-e", EVERYONES], timeout=_ASK_S).returncode == 0:
         raise BoardError(
-            f"{_EVERYONES} says whom '{session.name}' trusts",
+            f"{EVERYONES} says whom '{session.name}' trusts",
             "change it there, as root; it stands above every user's own file",
         )
     return board_trust(session)
@@ -90,7 +87,7 @@ def _own(session: Session) -> str:
     home = done.check(f"'{session.name}' does not say where its home is").stdout
     if not home.startswith("/") or any(ord(sign) < 32 for sign in home):
         raise BoardError(f"'{session.name}' gave an answer that makes no sense")
-    return posixpath.join(home, _OWN)
+    return posixpath.join(home, OWN)
 
 
 def _listing(session: Session) -> str:

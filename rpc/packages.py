@@ -15,6 +15,7 @@ from edgecompress import events
 from edgecompress.errors import BoardError
 from edgecompress.files import cache_dir, sha256_json, write_text, writing
 
+from .server import KEYS
 from .session import Session
 from .trees import NUMPY, archive, send, unpack_wheels
 
@@ -22,7 +23,7 @@ FOLDER = "packages"
 _MARK = "packages.json"
 _ASK_S = 120.0
 # What we put into the working folder; a user may have chosen one with other things in it.
-_OURS = (FOLDER, "runner", "bundles", "photos", "runs", "service")
+_OURS = (FOLDER, "runner", "bundles", "photos", "runs", "service", KEYS)
 _OURS_BEGIN = (f"{FOLDER}.", "rpc-server-")
 
 # The newest releases with wheels for each Python, that a C library of 2018 can load.

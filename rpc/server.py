@@ -25,7 +25,7 @@ from .session import Session
 from .tracker import Tracker
 
 START_S = 120.0
-_KEYS = "keys"
+KEYS = "keys"
 _LAUNCHER = Path(__file__).with_name("server_launcher.py")
 
 # From TVM's `rpc/base.py`: the first word of a client, and the answer to a key that is not ours.
@@ -94,9 +94,9 @@ def rpc_server(
 
 def _key_file(session: Session, key: str) -> str:
     """A file on the board that only its user can read, with the key: its path there."""
-    make = ["sh", "-c", 'umask 077 && mkdir -p "$1" && chmod 700 "$1"', "sh", _KEYS]
+    make = ["sh", "-c", 'umask 077 && mkdir -p "$1" && chmod 700 "$1"', "sh", KEYS]
     session.run(make, timeout=START_S).check(f"cannot keep a key on '{session.name}'")
-    file = f"{session.workdir}/{_KEYS}/{secrets.token_hex(8)}"
+    file = f"{session.workdir}/{KEYS}/{secrets.token_hex(8)}"
     session.write(file, key.encode())
     return file
 

@@ -17,7 +17,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-SERVER = "tvm.exec.rpc_server"
+# What the command line of an RPC server has in it: `server_launcher.py` is given on it whole.
+SERVER = "from tvm.rpc.server import _listen_loop"
 LEFT = ((".", ".part"), (".unpacking.", ""))
 
 

@@ -28,6 +28,9 @@ KEY_BYTES, SIGNATURE_BYTES = 32, 64
 _HEADER = "edgecompress-signature 1"
 # No other protocol signs what begins like this, and no bundle's signature is good for one.
 _DOMAIN = b"edgecompress bundle manifest, version 1\0"
+# Where trusted keys lie: root's file, which alone counts where it is there, and a user's own.
+EVERYONES = "/etc/edgecompress/trusted-keys"
+OWN = ".config/edgecompress/trusted-keys"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 
@@ -45,9 +48,8 @@ class Trust:
 
 
 def trust_paths() -> "tuple[Path, Path]":
-    """Where trusted keys lie: root's file, which alone counts where it is there, and our own."""
-    own = Path.home() / ".config" / "edgecompress" / "trusted-keys"
-    return Path("/etc/edgecompress/trusted-keys"), own
+    """The files of trusted keys, the one that counts first."""
+    return Path(EVERYONES), Path.home() / OWN
 
 
 def read_trust(paths: "Optional[tuple[Path, ...]]" = None) -> Trust:

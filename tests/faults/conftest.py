@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -95,6 +96,13 @@ class Shelf:
             return []
         family = self.first(name).children(recursive=True)
         return [one for one in family if _lives(one)]
+
+    def kill_connections(self, name: str) -> None:
+        """Kill the sshd processes that serve us; the one that listens lives."""
+        for one in self.processes(name):
+            if _is_sshd(one):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
 
     def is_idle(self, name: str, within: float) -> bool:
         """Whether nothing of ours runs on a board any more: sshd's own wait for what may come."""

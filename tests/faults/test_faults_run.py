@@ -29,9 +29,7 @@ def test_the_connection_is_killed(scene: Any) -> None:
     """The sshd processes that serve us; the one that listens lives."""
     command = scene.bench()
     scene.wait_answered(1)
-    for process in scene.shelf.processes(scene.board):
-        if process.name().startswith("sshd") or "sshd" in " ".join(process.cmdline()):
-            process.kill()
+    scene.shelf.kill_connections(scene.board)
     killed, before = time.monotonic(), scene.answered()
     scene.wait_answered(before + 1)
     again = time.monotonic() - killed

@@ -78,9 +78,7 @@ def kill_server(scene: Any, tuning: Tuning) -> None:
 
 def kill_connections(scene: Any, tuning: Tuning) -> None:
     """The sshd processes that serve us."""
-    for one in scene.shelf.processes(scene.board):
-        if any("sshd" in word for word in one.cmdline()):
-            one.kill()
+    scene.shelf.kill_connections(scene.board)
 
 
 def kill_tracker(scene: Any, tuning: Tuning) -> None:

@@ -25,15 +25,6 @@ from edgecompress.targets.inventory import add
 OTHER = "SHA256:" + "A" * 43
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with an empty ~/.ssh, and no agent."""
-    (tmp_path / ".ssh").mkdir(mode=0o700)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def behind(virtual_board: SshSession) -> Iterator[SshSession]:
     """The other virtual board."""

@@ -43,6 +43,7 @@ def test_a_board_gets_its_packages_once(session: SshSession) -> None:
     session.remove("packages/PIL")
     assert packages.setup(session, "3.11.2").sent
 
+    session.write("keys/left", b"of a server that was killed as it began")
     session.write("theirs.txt", b"mine")
     packages.remove(session)
     listed = session.run(["ls", "-A", session.workdir], timeout=60)

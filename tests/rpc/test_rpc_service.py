@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from edgecompress.errors import UsageError
-from edgecompress.rpc import connect, service, service_ready
+from edgecompress.rpc import connect, server, service, service_ready
 from edgecompress.rpc.ssh import SshSession
 
 
@@ -83,6 +83,11 @@ def test_a_board_without_systemd_is_told_what_to_type(session: SshSession) -> No
     assert service.remove(session) == state.path
     assert session.run(["test", "-e", state.path], timeout=30).returncode != 0
     assert "service" not in session.run(["ls"], timeout=30).stdout
+
+
+def test_the_servers_are_known_by_what_starts_them() -> None:
+    launcher = Path(server.__file__).with_name("server_launcher.py")
+    assert service_ready.SERVER in launcher.read_text()
 
 
 def test_servers_without_a_connection_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,15 +30,6 @@ from edgecompress.targets.inventory import add, find
 OTHER = "SHA256:" + "A" * 43
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with an empty ~/.ssh, and no agent."""
-    (tmp_path / ".ssh").mkdir(mode=0o700)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    return tmp_path
-
-
 def new_key(path: Path) -> str:
     """Write a private key; returns the public one as OpenSSH writes it."""
     key = Ed25519PrivateKey.generate()
