@@ -45,15 +45,23 @@ def test_boards_that_are_not_there(tmp_path: Path) -> None:
     assert ran("watch", "host", "--every", "soon").exit_code == 2
 
 
+# Shells have what they start in the background ignore interrupts, and so does all below it.
+LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
 def test_an_interrupt_ends_it_cleanly() -> None:
-    argv = [sys.executable, "-c", "from edgecompress.cli.main import main; main()"]
+    program = f"{LISTENING}; from edgecompress.cli.main import main; main()"
+    argv = [sys.executable, "-c", program]
     argv += ["boards", "watch", "host", "--json", "--every", "1s"]
     process = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
     )
     assert process.stdout and process.stderr
-    for _ in range(2):
-        assert json.loads(process.stdout.readline())["boards"][0]["name"] == "host"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
-    assert process.stderr.read() == ""
+    try:
+        for _ in range(2):
+            assert json.loads(process.stdout.readline())["boards"][0]["name"] == "host"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
