@@ -77,6 +77,7 @@ class TrainTable(Table):
         epochs: of the base.
         rate: largest learning rate.
         scale: smallest area of a random crop, as a share of the photo.
+        progressive: share of the input side in the first epoch (`train.Recipe`).
         others: as in `train.Recipe`.
     """
 
@@ -88,6 +89,7 @@ class TrainTable(Table):
     warmup: Annotated[float, Field(ge=0)] = 1.0
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     scale: Share = 0.35
+    progressive: Share = 1.0
 
     def recipe(self, epochs: int, *, seed: int, rate: float = 1.0, distil: float = 0.0) -> Recipe:
         """A recipe of so many epochs; `rate` multiplies the learning rate."""
@@ -100,6 +102,7 @@ class TrainTable(Table):
             warmup=self.warmup,
             smoothing=self.smoothing,
             distil=distil,
+            progressive=self.progressive,
             seed=seed,
         )
 

@@ -74,18 +74,25 @@ class ClassifyTask:
         """Photos an epoch."""
         return len(self.cache)
 
-    def batch(self, indices: Tensor, generator: Generator) -> tuple[Tensor, Any]:
+    def batch(
+        self, indices: Tensor, generator: Generator, share: float = 1.0
+    ) -> tuple[Tensor, Any]:
         """Random views, with classes and the teacher's logits of the same views."""
-        side = self.resolution
-        if self.teacher is not None:
-            side = max(side, self.teacher.resolution)
-        views, _ = draw(self.cache, indices, side, self.augment, generator, crops=self.crops)
-        inputs = self._inputs(views, self.resolution)
+        side = self._side(share)
+        drawn = side if self.teacher is None else max(side, self.teacher.resolution)
+        views, _ = draw(self.cache, indices, drawn, self.augment, generator, crops=self.crops)
+        inputs = self._inputs(views, side)
         taught = None
         if self.teacher is not None:
             with torch.no_grad():
                 taught = self.teacher.logits(self._inputs(views, self.teacher.resolution))
         return inputs, (self.cache.targets[indices], taught)
+
+    def _side(self, share: float) -> int:
+        """A share of the resolution in whole steps of 8 pixels, not below 32."""
+        if share >= 1:
+            return self.resolution
+        return min(max(32, 8 * round(share * self.resolution / 8)), self.resolution)
 
     def _inputs(self, views: Tensor, resolution: int) -> Tensor:
         if views.shape[-1] != resolution:
@@ -135,8 +142,11 @@ class BoxTask:
         """Photos an epoch."""
         return len(self.cache)
 
-    def batch(self, indices: Tensor, generator: Generator) -> tuple[Tensor, Any]:
-        """Random views, with the part of each box that is in view."""
+    def batch(
+        self, indices: Tensor, generator: Generator, share: float = 1.0
+    ) -> tuple[Tensor, Any]:
+        """Random views, with the part of each box that is in view; always at the whole side, for
+        which the regressor is made."""
         views, regions = draw(self.cache, indices, self.resolution, self.augment, generator)
         inputs = normalise(views.permute(0, 2, 3, 1), self.preprocess)
         return inputs, view_boxes(self.boxes[indices], regions)

@@ -21,6 +21,9 @@ from edgecompress import events
 from edgecompress.errors import UsageError
 from edgecompress.files import sha256_json, writing
 
+FULL_SIDE_FROM = 0.7
+"""From this share of the epochs on, progressive resizing has reached the whole side."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -36,6 +39,9 @@ class Recipe:
         smoothing: label smoothing.
         distil: weight of the teacher's answer in the loss; 0 is no teacher.
         distil_temperature: softens both answers (Hinton et al. 2015).
+        progressive: share of the input side that the first epoch sees; it grows epoch by epoch
+            to the whole side, which the last 30 % of the epochs have (progressive resizing,
+            Howard 2018; Tan and Le 2021). 1 is the whole side from the beginning.
         seed: of everything that is random.
     """
 
@@ -48,6 +54,7 @@ class Recipe:
     smoothing: float = 0.1
     distil: float = 0.0
     distil_temperature: float = 2.0
+    progressive: float = 1.0
     seed: int = 0
 
 
@@ -59,8 +66,14 @@ class Task(Protocol):
         """How many photos an epoch has."""
         ...
 
-    def batch(self, indices: Tensor, generator: Generator) -> tuple[Tensor, Any]:
-        """Network inputs for some photos, and what the loss needs beside the outputs."""
+    def batch(
+        self, indices: Tensor, generator: Generator, share: float = 1.0
+    ) -> tuple[Tensor, Any]:
+        """Network inputs for some photos, and what the loss needs beside the outputs.
+
+        Args:
+            share: of the input side; a task whose networks take one side only ignores it.
+        """
         ...
 
     def loss(self, outputs: Tensor, wanted: Any, recipe: Recipe) -> Tensor:
@@ -156,6 +169,7 @@ def _epoch(
 ) -> float:
     network.train()
     steps = math.ceil(task.size / recipe.batch)
+    share = side_share(recipe, epoch)
     total = 0.0
     start = time.monotonic()
     # Dropout draws from the global generator: it is seeded here and put back afterwards.
@@ -167,7 +181,7 @@ def _epoch(
             rate = learning_rate(recipe, epoch + step / steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            inputs, wanted = task.batch(indices, generator)
+            inputs, wanted = task.batch(indices, generator, share)
             loss = task.loss(network(inputs), wanted, recipe)
             value = loss.item()
             if not math.isfinite(value):
@@ -208,6 +222,12 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
         return recipe.rate * (epoch + 0.01) / (warmup + 0.01)
     share = (epoch - warmup) / max(recipe.epochs - warmup, 1e-9)
     return recipe.rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def side_share(recipe: Recipe, epoch: int) -> float:
+    """The share of the input side that an epoch sees."""
+    grown = min(epoch / max(FULL_SIDE_FROM * recipe.epochs, 1e-9), 1.0)
+    return recipe.progressive + (1 - recipe.progressive) * grown
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from edgecompress.cli.job import BenchTable, LatencyTable
 from edgecompress.compress.photos import PhotoSet
 from edgecompress.errors import BoardError
 from edgecompress.rpc import virtual
+from edgecompress.rpc.deadline import Deadline
 from edgecompress.rpc.local import LocalSession
 from edgecompress.rpc.ssh import SshSession
 from edgecompress.runner.cascade import Outcome
@@ -105,9 +107,9 @@ def require_each_once(run: BoardRun, photos: PhotoSet, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def at(done: int, act: Any) -> Iterator[list[str]]:
+def at(done: int, act: Any, warnings: list[str] | None = None) -> Iterator[list[str]]:
     """Do something once so many photos are done; gives the warnings."""
-    waiting, warnings = [act], []
+    waiting, warnings = [act], [] if warnings is None else warnings
 
     def hear(event: events.Event) -> None:
         if event.kind == "warning":
@@ -120,10 +122,23 @@ def at(done: int, act: Any) -> Iterator[list[str]]:
 
 
 def test_a_board_that_fails_for_good(
-    tiny: Any, photos: PhotoSet, shelf: Shelf, tmp_path: Path
+    tiny: Any, photos: PhotoSet, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    with at(100, lambda: shelf.take_away("b")) as warnings:
+    warnings: list[str] = []
+    take = Work.take
+
+    def unhurried(work: Work, board: str, *rest: Any) -> list[str] | None:
+        """The other board leaves photos to do until this one is given up."""
+        given_up = Deadline(30)
+        while shelf.gone and board == "a" and not given_up.expired:
+            if any("is put aside" in text for text in warnings):
+                break
+            time.sleep(0.01)
+        return take(work, board, *rest)
+
+    monkeypatch.setattr(Work, "take", unhurried)
+    with at(100, lambda: shelf.take_away("b"), warnings):
         run = run_on_boards(shelf.boards("a", "b"), tiny.bundle, photos, out, OPTIONS, patience=1.0)
     require_each_once(run, photos, out)
     shares = {one["name"]: one["photos"] for one in run.measurements["boards"]}
@@ -202,6 +217,7 @@ from edgecompress import events
 from edgecompress.bench.board_run import run_on_boards
 from edgecompress.cli.job import BenchTable
 from edgecompress.compress.photos import PhotoSet
+from edgecompress.rpc.deadline import Deadline
 from edgecompress.rpc.local import LocalSession
 from edgecompress.targets import load_board
 
