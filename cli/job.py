@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgecompress.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from ..compress.comparison import ComparisonTable
     from ..compress.plan import CompressConfig, PretrainedConfig
     from ..runner.protocol import Plan
 
@@ -143,6 +144,7 @@ class Job(BaseModel):
         fallback: the board to use instead where `board` is virtual and cannot run here.
         pretrained: a cascade of ready networks, or
         compress: a cascade to be trained and shrunk; exactly one of the two.
+        comparison: what `edgecompress bench compression` compares the latter with.
     """
 
     model_config = _Strict
@@ -152,6 +154,7 @@ class Job(BaseModel):
     data: DataTable
     pretrained: dict[str, Any] | None = None
     compress: dict[str, Any] | None = None
+    comparison: dict[str, Any] = {}
     quantize: QuantizeTable = QuantizeTable()
     tune: TuneTable = TuneTable()
     bench: BenchTable = BenchTable()
@@ -200,6 +203,13 @@ def pretrained_config(job: Job) -> PretrainedConfig:
     from ..compress.plan import PretrainedConfig
 
     return _table(PretrainedConfig, "pretrained", job.pretrained or {})
+
+
+def comparison_table(job: Job) -> ComparisonTable:
+    """The job's `[comparison]` table, checked."""
+    from ..compress.comparison import ComparisonTable
+
+    return _table(ComparisonTable, "comparison", job.comparison)
 
 
 def _table(kind: type[T], name: str, fields: dict[str, Any]) -> T:

@@ -1,0 +1,219 @@
+"""What `edgecompress bench compression` says: methods beside each other, over seeds.
+
+A row is one method within one budget with one seed (`compress.comparison.Row`); a line here is the
+mean over seeds, with the standard deviation between them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecompress.errors import InputError
+from edgecompress.files import read_json, write_json
+
+from ..compress.baselines import COUNTED_AGAINST, TITLES
+from ..compress.comparison import Row
+from . import text
+
+VERSION = 1
+FULL = "edgecompress"
+PAPER_GAIN, PAPER_OVER_HRANK = 0.8, 4.1
+"""Points of top-1: EdgeCompress (IEEE TCAD 2023) over ResNet-50, and over HRank."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method within a budget, over all seeds.
+
+    Attributes:
+        budget: share of the base's MACs that was allowed.
+        macs: mean over seeds of the MACs a photo.
+        share: `macs` against the base's.
+        top1: mean over seeds, on the validation photos.
+        spread: standard deviation between seeds; None of one seed.
+        seeds: how many.
+        beaten: whether the full method's mean is below this one's at this budget.
+    """
+
+    method: str
+    budget: float
+    macs: float
+    share: float
+    top1: float
+    spread: float | None
+    seeds: int
+    beaten: bool = False
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Top-1 of the full method less another's, in points, seed by seed.
+
+    Attributes:
+        wanted: what the paper has.
+        mean, spread: over seeds; spread is None of one seed.
+        budget: share of the base's MACs of the full method.
+    """
+
+    against: str
+    budget: float
+    mean: float
+    spread: float | None
+    seeds: int
+    wanted: float
+
+
+def lines(rows: Sequence[Row]) -> list[Line]:
+    """Rows of equal method and budget, together; in the order of a table."""
+    base = statistics.fmean(row.macs for row in rows if row.method == "base")
+    groups: dict[tuple[float, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.budget, row.method), []).append(row)
+    order = list(TITLES)
+    made = []
+    for (budget, method), group in sorted(
+        groups.items(), key=lambda item: (-item[0][0], order.index(item[0][1]))
+    ):
+        full = groups.get((budget, FULL), [])
+        top1 = statistics.fmean(row.top1 for row in group)
+        macs = statistics.fmean(row.macs for row in group)
+        ours = statistics.fmean(row.top1 for row in full) if full else math.inf
+        made.append(
+            Line(
+                method=method,
+                budget=budget,
+                macs=macs,
+                share=macs / base,
+                top1=top1,
+                spread=_spread([row.top1 for row in group]),
+                seeds=len(group),
+                beaten=method in COUNTED_AGAINST and ours < top1,
+            )
+        )
+    return made
+
+
+def gains(rows: Sequence[Row], headline: float) -> list[Gain]:
+    """The paper's two claims, on these photos."""
+    at = sorted({row.budget for row in rows if row.method == "hrank"}, key=lambda b: abs(b - 0.5))
+    found = [_gain(rows, headline, "base", 1.0, PAPER_GAIN)]
+    found += [_gain(rows, budget, "hrank", budget, PAPER_OVER_HRANK) for budget in at[:1]]
+    return [one for one in found if one is not None]
+
+
+def _gain(
+    rows: Sequence[Row], budget: float, against: str, other: float, wanted: float
+) -> Gain | None:
+    ours = {r.seed: r.top1 for r in rows if r.method == FULL and r.budget == budget}
+    theirs = {r.seed: r.top1 for r in rows if r.method == against and r.budget == other}
+    differences = [100 * (ours[seed] - theirs[seed]) for seed in sorted(ours.keys() & theirs)]
+    if not differences:
+        return None
+    mean = statistics.fmean(differences)
+    return Gain(against, budget, mean, _spread(differences), len(differences), wanted)
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def document(rows: Sequence[Row], headline: float, about: Mapping[str, Any]) -> dict[str, Any]:
+    """comparison.json: rows, lines, gains, and what they were measured on.
+
+    Args:
+        about: JSON-able: job, photos, recipe.
+    """
+    return {
+        "schema_version": VERSION,
+        "about": dict(about),
+        "gains": [asdict(one) for one in gains(rows, headline)],
+        "lines": [asdict(one) for one in lines(rows)],
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def write_document(value: Mapping[str, Any], path: Path) -> None:
+    """Write comparison.json."""
+    write_json(path, dict(value))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read comparison.json back.
+
+    Raises:
+        InputError: it is missing, damaged or of another version.
+    """
+    value = read_json(path, "comparison")
+    again = "make it again: edgecompress bench compression JOB.toml"
+    if not isinstance(value, dict) or value.get("schema_version") != VERSION:
+        raise InputError(f"{path} is no comparison of version {VERSION}", again)
+    try:
+        told_lines(value)
+        told_gains(value)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: {error}", again) from error
+    return value
+
+
+def told_lines(value: Mapping[str, Any]) -> list[Line]:
+    """The lines of a document."""
+    return [Line(**one) for one in value["lines"]]
+
+
+def told_gains(value: Mapping[str, Any]) -> list[Gain]:
+    """The gains of a document."""
+    return [Gain(**one) for one in value["gains"]]
+
+
+def title(method: str) -> str:
+    """What people call a method."""
+    return TITLES.get(method, method)
+
+
+def points(line: Line) -> str:
+    """Top-1 with its spread: "88.1 ± 0.4 %"."""
+    spread = "" if line.spread is None else f" \N{PLUS-MINUS SIGN} {100 * line.spread:.1f}"
+    return f"{100 * line.top1:.1f}{spread} %"
+
+
+def sentence(gain: Gain) -> str:
+    """A gain in words."""
+    spread = "" if gain.spread is None else f" \N{PLUS-MINUS SIGN} {gain.spread:.1f}"
+    seeds = "1 seed" if gain.seeds == 1 else f"{gain.seeds} seeds"
+    reached = "reached" if gain.mean >= gain.wanted else "not reached"
+    return (
+        f"With {100 * (1 - gain.budget):.1f} % less computation than the base, top-1 is"
+        f" {gain.mean:+.1f}{spread} points against {title(gain.against)} ({seeds};"
+        f" the paper: {gain.wanted:+.1f} on ImageNet; {reached})."
+    )
+
+
+def rows_of(value: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """The table: budget, method, MACs a photo, share of the base's, top-1."""
+
+    def budget(line: Line) -> str:
+        return "base" if line.method.startswith("base") else f"{100 * line.budget:.3g} %"
+
+    def name(line: Line) -> str:
+        return title(line.method) + " (above EdgeCompress)" * line.beaten
+
+    return [
+        (budget(line), name(line), text.macs(line.macs), text.percent(line.share), points(line))
+        for line in told_lines(value)
+    ]
+
+
+HEAD = ("budget", "method", "MACs a photo", "of the base", "top-1")
+
+
+def markdown(value: Mapping[str, Any], escape: Callable[[str], str] = str) -> str:
+    """The table and the gains, for a README or a pull request."""
+    rows = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    rows += ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows_of(value)]
+    told = [f"- {sentence(gain)}" for gain in told_gains(value)]
+    return "\n".join([*rows, "", *told, ""])

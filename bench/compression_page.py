@@ -1,0 +1,118 @@
+"""compression.html: accuracy against computation of all methods, with nothing outside the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from edgecompress.files import write_text
+
+from . import charts, text
+from .compression import FULL, HEAD, Line, rows_of, sentence, title, told_gains, told_lines
+
+_LEFT, _RIGHT, _TOP, _HEIGHT = 76, 300, 24, 320
+_COLOURS = 4
+_SHAPES = ("circle", "square", "diamond", "triangle")
+
+
+def write_compression(value: Mapping[str, Any], path: Path) -> None:
+    """Write the page."""
+    from .page import environment
+
+    page = environment().get_template("compression.html.j2").render(**page_values(value))
+    write_text(path, page)
+
+
+def page_values(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template's part about a comparison needs."""
+    return {
+        "comparison": value,
+        "comparison_head": HEAD,
+        "comparison_rows": rows_of(value),
+        "comparison_sentences": [sentence(gain) for gain in told_gains(value)],
+        "comparison_plot": plot(told_lines(value)),
+    }
+
+
+def plot(lines: Sequence[Line]) -> Markup:
+    """Top-1 over MACs a photo, a line a method, bars of one standard deviation between seeds."""
+    drawn = [line for line in lines if line.method != "base-longer"]
+    if not drawn:
+        return Markup("")
+    ends = [(line.top1 - (line.spread or 0), line.top1 + (line.spread or 0)) for line in drawn]
+    x_high = max(line.macs for line in drawn) * 1.04
+    y_low, y_high = charts.padded(min(a for a, _ in ends), max(b for _, b in ends), 0.1)
+    axes = charts.Axes(
+        0, x_high, max(0.0, y_low), min(1.0, y_high),
+        _LEFT, charts.WIDTH - _RIGHT, _TOP, _TOP + _HEIGHT,
+    )  # fmt: skip
+    parts = _grid(axes)
+    methods = list(dict.fromkeys(line.method for line in drawn))
+    for index, method in enumerate(methods):
+        own = sorted((line for line in drawn if line.method == method), key=lambda one: one.macs)
+        parts += _series(axes, own, index)
+    for index, method in enumerate(methods):
+        y = _TOP + 8 + index * 24
+        parts += _mark(charts.WIDTH - _RIGHT + 24, y, index, method)
+        parts.append(charts.words(charts.WIDTH - _RIGHT + 40, y + 5, title(method), "tick"))
+    told = "; ".join(
+        f"{title(line.method)} {text.percent(line.top1)} at {text.macs(line.macs)} MACs"
+        for line in drawn
+    )
+    bottom = max(_TOP + _HEIGHT + 54, _TOP + 8 + len(methods) * 24)
+    return charts.drawing(charts.WIDTH, bottom, "Accuracy against computation", told, parts)
+
+
+def _grid(axes: charts.Axes) -> list[Markup]:
+    parts = []
+    for step in range(5):
+        y_value = axes.y_low + (axes.y_high - axes.y_low) * step / 4
+        x_value = axes.x_high * step / 4
+        x, y = axes.at(x_value, y_value)
+        parts.append(charts.rect(axes.left, y, axes.right - axes.left, 1, "grid"))
+        parts.append(charts.words(axes.left - 10, y + 4, text.percent(y_value), "tick", "end"))
+        parts.append(charts.words(x, axes.bottom + 22, text.macs(x_value), "tick", "middle"))
+    parts.append(charts.words(axes.right, axes.bottom + 44, "MACs a photo", "axis", "end"))
+    parts.append(charts.words(axes.left, axes.top - 8, "top-1", "axis"))
+    return parts
+
+
+def _series(axes: charts.Axes, own: Sequence[Line], index: int) -> list[Markup]:
+    colour = f"stage-{index % _COLOURS + 1}"
+    method = own[0].method
+    places = [axes.at(line.macs, line.top1) for line in own]
+    parts = []
+    if len(places) > 1:
+        path = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(places))
+        kind = "curve" if method == FULL else f"trend {colour}"
+        parts.append(Markup('<path class="{}" d="{}"/>').format(kind, path))
+    for line, (x, y) in zip(own, places, strict=True):
+        if line.spread:
+            top, bottom = (
+                axes.at(line.macs, line.top1 + sign * line.spread)[1] for sign in (1, -1)
+            )
+            parts.append(charts.rect(x - 0.75, top, 1.5, bottom - top, f"run {colour}"))
+            parts += [charts.rect(x - 4, end, 8, 1.5, f"run {colour}") for end in (top, bottom)]
+        parts += _mark(x, y, index, method)
+    return parts
+
+
+def _mark(x: float, y: float, index: int, method: str) -> list[Markup]:
+    """A method's mark: colours repeat after four, shapes tell the methods apart."""
+    if method == FULL:
+        return [charts.circle(x, y, 6, "own")]
+    kind, shape = f"run stage-{index % _COLOURS + 1}", _SHAPES[index // _COLOURS % len(_SHAPES)]
+    if shape == "square":
+        return [charts.rect(x - 4, y - 4, 8, 8, kind)]
+    if shape == "circle":
+        return [charts.circle(x, y, 4.5, kind)]
+    corners = (
+        ((0, -6), (6, 0), (0, 6), (-6, 0)) if shape == "diamond" else ((0, -6), (6, 5), (-6, 5))
+    )
+    path = " ".join(
+        f"{'L' if i else 'M'}{x + dx:.1f} {y + dy:.1f}" for i, (dx, dy) in enumerate(corners)
+    )
+    return [Markup('<path class="{}" d="{} Z"/>').format(kind, path)]

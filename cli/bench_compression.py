@@ -1,0 +1,108 @@
+"""`edgecompress bench compression`: the method beside its baselines, over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgecompress.errors import UsageError
+from edgecompress.files import write_text
+
+from . import show
+from .job import Job, comparison_table, compress_config, load_job
+from .jobs import JobFile, Out, Quick
+from .state import open_workspace
+from .verb import Data, Json, example, verb
+
+COMPARISON = "comparison.json"
+
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option("--seed", "-s", min=0, help="Only this seed; again for more of them."),
+]
+Budgets = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--budget", "-b", help="Only this share of the base's MACs (0.5); again for more."
+    ),
+]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        "compression",
+        epilog=example(
+            "edgecompress bench compression examples/imagenette.toml --data DIR",
+            "edgecompress bench compression examples/imagenette.toml --seed 0 --budget 0.5",
+        ),
+    )(_compression)
+
+
+@verb
+def _compression(
+    job: JobFile,
+    *,
+    out: Out = None,
+    data: Data = None,
+    seed: Seeds = None,
+    budget: Budgets = None,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> Any:
+    """Train the method and its baselines alike: a table and a plot over budgets and seeds.
+
+    Every training is kept in the job's folder: the same command goes on where it was stopped, and
+    more seeds or budgets add to what is there.
+    """
+    from ..bench import compression, compression_page
+    from ..compress.comparison import compare
+    from ..compress.photos import find_photos
+
+    wanted = load_job(job)
+    if wanted.compress is None:
+        raise UsageError(
+            f"job {wanted.name} compresses nothing", "examples/imagenette.toml is a job that does"
+        )
+    config = compress_config(wanted).resolved(quick)
+    changes: dict[str, Any] = {"seeds": seed, "budgets": budget}
+    asked = wanted.comparison | {k: v for k, v in changes.items() if v is not None}
+    table = comparison_table(wanted.model_copy(update={"comparison": asked}))
+    photos = tuple(
+        find_photos(source, data) for source in (wanted.data.train or "", wanted.data.photos)
+    )
+    default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
+    with open_workspace(out or default) as space:
+        rows = compare(config, table, (photos[0], photos[1]), space.path("comparison"))
+        about = _about(wanted, config, table, rows[0].n)
+        told = compression.document(rows, table.headline, about)
+        compression.write_document(told, space.path(COMPARISON))
+        write_text(space.path("comparison.md"), compression.markdown(told))
+        compression_page.write_compression(told, space.path("comparison.html"))
+    if not as_json:
+        columns = ["budget", "method", ">MACs a photo", ">of the base", ">top-1"]
+        show.table(about["text"], columns, [list(row) for row in compression.rows_of(told)])
+        for gain in compression.told_gains(told):
+            show.say(compression.sentence(gain))
+        show.say(f"page: {space.path('comparison.html')}")
+    return told
+
+
+def _about(wanted: Job, config: Any, table: Any, n: int) -> dict[str, Any]:
+    base, learn = config.base, config.train
+    text = (
+        f"{base.family}, width {base.width:g}, {base.resolution} px, trained {learn.epochs} epochs"
+        f" from nothing on {wanted.data.train}; each method fine-tuned {table.epochs} epochs with"
+        f" the base as teacher; top-1 of {n:,} photos of {wanted.data.photos}, on which nothing was"
+        " chosen"
+    )
+    return {
+        "job": wanted.name,
+        "text": text,
+        "photos": wanted.data.photos,
+        "n": n,
+        "compress": config.model_dump(mode="json"),
+        "comparison": table.model_dump(mode="json"),
+    }

@@ -1,0 +1,386 @@
+"""Compression beside what an expert would try instead: the same base, recipe, epochs and photos.
+
+For each seed a base is trained; every method makes its network from it, all are fine-tuned alike
+(the base teaches each of them), and all are measured on the validation photos. What has to be
+chosen (the members of a cascade, its thresholds, whether to crop) is chosen on photos held out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from pydantic import Field
+
+from edgecompress import events
+from edgecompress.errors import InputError, UsageError
+from edgecompress.files import writing
+
+from .baselines import Method, Start, start
+from .cascade import Member, OperatingPoint, apply, choose, frontier, sweep
+from .config import CompressConfig, Epochs, Positive, Share, Table
+from .export import save_network
+from .foreground import draw_boxes, train_predictor
+from .learn import Compression
+from .material import CACHE_MARGIN, Material, centred, photos_fingerprint
+from .photos import PhotoSet
+from .proposal import measure_shrinking
+from .steps import train_base
+from .tasks import ClassifyTask, Teacher
+from .train import train
+from .workbook import Done, Workbook
+
+MOST_STAGES = 3
+STEPS = 30
+"""Thresholds tried a member, where a cascade is chosen."""
+
+
+class ComparisonTable(Table):
+    """`[comparison]` of a job: what compression is compared with, and how often.
+
+    Attributes:
+        seeds: one base and all that follows from it, each.
+        budgets: shares of the base's MACs that every method has to keep.
+        members: shares of the base's MACs of the networks that cascades are made of.
+        headline: the share at which the paper compares itself with the uncompressed network.
+        epochs: of each fine-tuning.
+        rate: multiplies the base's learning rate.
+        distil: weight of the base's answer in the loss.
+        rank_photos: training photos that HRank looks at.
+        methods: of single networks; cascades follow from the members.
+    """
+
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    budgets: tuple[Share, ...] = (0.25, 0.5, 0.75)
+    members: tuple[Share, ...] = (0.125, 0.25, 0.5, 1.0)
+    headline: Share = 0.512
+    epochs: Epochs = 5
+    rate: Positive = 0.5
+    distil: float = Field(default=0.5, ge=0, le=1)
+    rank_photos: int = Field(default=256, ge=2)
+    methods: tuple[Method, ...] = (
+        "resolution",
+        "width",
+        "hrank",
+        "depgraph",
+        "member",
+        "member-crop",
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method within one budget, with one seed.
+
+    Attributes:
+        method: a key of `baselines.TITLES`.
+        budget: share of the base's MACs that was allowed; 1 for the base itself.
+        macs: a photo, on average, on the validation photos; a predictor's included.
+        top1: on the validation photos.
+        held_out: top-1 on the photos held out.
+        n: validation photos.
+        networks: names of the networks in it, in order; each has its logits in `NAME.npz`.
+        point: of a cascade, its thresholds and what else was chosen.
+    """
+
+    method: str
+    budget: float
+    seed: int
+    macs: float
+    top1: float
+    held_out: float
+    n: int
+    networks: tuple[str, ...]
+    point: dict[str, Any] | None = None
+
+
+def compare(
+    config: CompressConfig,
+    table: ComparisonTable,
+    photos: tuple[PhotoSet, PhotoSet],
+    work: Path,
+) -> list[Row]:
+    """All rows of all seeds; every training is kept in `work` and not done twice.
+
+    Args:
+        photos: to learn from, and to report on.
+        work: one folder a seed is made in it.
+
+    Raises:
+        InputError: the photos cannot be used.
+        UsageError: a budget cannot be met, training diverged, or the folder is in use.
+    """
+    learn, report_on = photos
+    if learn.labels != report_on.labels:
+        raise InputError(
+            f"{learn.name} and {report_on.name} have different classes",
+            "give both the same folders",
+        )
+    rows: list[Row] = []
+    for seed in table.seeds:
+        folder = work / f"seed{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = config.model_copy(update={"seed": seed})
+        try:
+            with FileLock(folder / ".lock", timeout=0):
+                fit, held = learn.hold_out(settings.held_out, seed)
+                side = round(CACHE_MARGIN * settings.base.resolution)
+                material = Material(fit, held, report_on, side)
+                rows += _one_seed(Compression(settings, material, Workbook(folder)), table)
+        except Timeout:
+            raise UsageError(
+                f"another comparison is working in {folder}", "wait for it, or give another folder"
+            ) from None
+    return rows
+
+
+def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
+    base = train_base(one)
+    held, val = _targets(one)
+    done = {"base": _judge_base(one, base)}
+    exponents = measure_shrinking(one, base).result["exponents"]
+    predictor = None
+    if "member-crop" in table.methods:
+        predictor = train_predictor(one, draw_boxes(one, base))
+    for method in table.methods:
+        for budget in table.members if method.startswith("member") else table.budgets:
+            name = f"{method}-{round(1000 * budget):04d}"
+            done[name] = _fine_tune(
+                one, name, method, budget, table, exponents=exponents, base=base,
+                predictor=predictor if method == "member-crop" else None,
+            )  # fmt: skip
+    answers = {name: Answers.read(one.book.path(f"{name}.npz")) for name in done}
+    maker = _Rows(one, table, done, answers, held, val)
+    return maker.all()
+
+
+def _targets(one: Compression) -> tuple[np.ndarray, np.ndarray]:
+    return one.material.held_cache.targets.numpy(), one.material.val_cache.targets.numpy()
+
+
+def _judge_base(one: Compression, base: Done) -> Done:
+    def work(_: str) -> dict[str, Any]:
+        spec, network = one.load("base")
+        _answer(one, "base", Start(network, spec, spec.macs, spec.params), crop=None)
+        return {"macs": spec.macs, "params": spec.params, "predictor_macs": 0}
+
+    inputs = {"base": base.fingerprint, "val": photos_fingerprint(one.material.val)}
+    return one.book.step("base-answers", inputs, work, ("base.npz",))
+
+
+def _fine_tune(
+    one: Compression,
+    name: str,
+    method: Method,
+    budget: float,
+    table: ComparisonTable,
+    *,
+    exponents: Any,
+    base: Done,
+    predictor: Done | None,
+) -> Done:
+    """One network, made, fine-tuned and asked about all photos."""
+    settings, material = one.settings, one.material
+    recipe = settings.train.recipe(
+        table.epochs, seed=settings.seed + 1, rate=table.rate, distil=table.distil
+    )
+    sizes = settings.predictor.sizes
+
+    def work(fingerprint: str) -> dict[str, Any]:
+        events.note(f"seed {settings.seed}: {name}")
+        begun = start(one, method, budget, exponents=exponents, rank_photos=table.rank_photos)
+        teacher_spec, teacher = one.load("base")
+        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        look, crops = centred, None
+        if predictor is not None:
+            found = one.load("predictor")
+            crops = material.fit_crops(found, sizes)
+            look = material.predicted(material.held, material.held_cache, found, sizes)
+        task = ClassifyTask(
+            cache=material.fit_cache,
+            resolution=begun.spec.resolution,
+            preprocess=material.preprocess,
+            augment=one.augment(),
+            held=material.held_inputs(begun.spec.resolution, look),
+            crops=crops,
+            teacher=Teacher(teacher.eval(), teacher_spec.resolution) if table.distil else None,
+        )
+        checkpoint = one.book.path(f"{name}.checkpoint")
+        outcome = train(
+            begun.network, task, recipe, checkpoint, f"training {name}", identity=fingerprint
+        )
+        if begun.whole:
+            with writing(one.book.path(f"{name}.pt")) as temporary:
+                save_network(temporary, begun.spec, begun.network)
+        _answer(one, name, begun, crop="predictor" if predictor is not None else None)
+        return {
+            "spec": begun.spec.to_json(),
+            "macs": begun.macs,
+            "params": begun.params,
+            "predictor_macs": 0 if predictor is None else predictor.result["macs"],
+            "measures": [round(measure, 5) for measure in outcome.measures],
+            "seconds": round(outcome.seconds, 1),
+        }
+
+    inputs = {
+        "base": base.fingerprint,
+        "method": method,
+        "budget": budget,
+        "recipe": asdict(recipe),
+        "exponents": exponents if method.startswith("member") else None,
+        "rank_photos": table.rank_photos if method == "hrank" else None,
+        "predictor": predictor.fingerprint if predictor is not None else None,
+        "sizes": sizes if predictor is not None else None,
+        "val": photos_fingerprint(material.val),
+    }
+    return one.book.step(name, inputs, work, (f"{name}.npz",), (f"{name}.checkpoint",))
+
+
+def _answer(one: Compression, name: str, begun: Start, crop: str | None) -> None:
+    """Keep a network's logits for the photos held out and those to report on."""
+    material = one.material
+    logits = {}
+    for kind, photos, cache in (
+        ("held", material.held, material.held_cache),
+        ("val", material.val, material.val_cache),
+    ):
+        look = centred
+        if crop is not None:
+            sizes = one.settings.predictor.sizes
+            look = material.predicted(photos, cache, one.load(crop), sizes)
+        logits[kind] = material.logits(photos, cache, look, (begun.spec, begun.network))
+    with writing(one.book.path(f"{name}.npz")) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **logits)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A network's logits `[n, classes]`: for the photos held out, and for those reported on."""
+
+    held: np.ndarray
+    val: np.ndarray
+
+    @staticmethod
+    def read(path: Path) -> Answers:
+        """Of a step's file."""
+        with np.load(path) as kept:
+            return Answers(kept["held"], kept["val"])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows out of networks' answers: no training any more."""
+
+    one: Compression
+    table: ComparisonTable
+    done: dict[str, Done]
+    answers: dict[str, Answers]
+    held: np.ndarray
+    val: np.ndarray
+
+    @property
+    def base_macs(self) -> int:
+        return self.done["base"].result["macs"]
+
+    def all(self) -> list[Row]:
+        rows = [self.single("base", 1.0, "base")]
+        if "member-1000" in self.done:
+            rows.append(self.single("base-longer", 1.0, "member-1000"))
+        for budget in sorted({*self.table.budgets, self.table.headline}):
+            rows += self.within(budget)
+        return rows
+
+    def within(self, budget: float) -> list[Row]:
+        """What every method gives within a budget."""
+        rows = []
+        for method in ("resolution", "width", "hrank", "depgraph"):
+            name = f"{method}-{round(1000 * budget):04d}"
+            if name in self.done:
+                rows.append(self.single(method, budget, name))
+        candidates = []
+        for kind, title in (("member", "cascade"), ("member-crop", "cascade-crop")):
+            names = [f"{kind}-{round(1000 * share):04d}" for share in self.table.members]
+            names = [name for name in names if name in self.done]
+            fitting = [n for n in names if self.cost(n) <= budget * self.base_macs]
+            if fitting:
+                best = max(fitting, key=lambda name: _top1(self.answers[name].held, self.held))
+                candidates.append(self.single(kind, budget, best))
+            cascade = self.cascade(title, budget, names)
+            candidates += [cascade] if cascade else []
+        rows += candidates
+        if candidates:
+            best = max(candidates, key=lambda row: (row.held_out, -row.macs))
+            rows.append(Row(**{**_fields(best), "method": "edgecompress"}))
+        return rows
+
+    def cost(self, name: str) -> int:
+        result = self.done[name].result
+        return result["macs"] + result["predictor_macs"]
+
+    def single(self, method: str, budget: float, name: str) -> Row:
+        answers = self.answers[name]
+        return Row(
+            method=method,
+            budget=budget,
+            seed=self.one.settings.seed,
+            macs=float(self.cost(name)),
+            top1=_top1(answers.val, self.val),
+            held_out=_top1(answers.held, self.held),
+            n=len(self.val),
+            networks=(name,),
+        )
+
+    def cascade(self, method: str, budget: float, names: Sequence[str]) -> Row | None:
+        """The cascade of two or three members that is best on the photos held out."""
+        best: tuple[OperatingPoint, tuple[str, ...]] | None = None
+        limit, criterion = budget * self.base_macs, self.one.settings.cascade.criterion
+        for size in range(2, MOST_STAGES + 1):
+            for chosen in itertools.combinations(names, size):
+                fixed = self.done[chosen[0]].result["predictor_macs"]
+                points = sweep(
+                    self.members(chosen, "held"), self.held, criterion=criterion, fixed=fixed,
+                    alphas=self.one.settings.cascade.alphas, steps=STEPS,
+                )  # fmt: skip
+                if frontier(points)[0].mean_macs > limit:
+                    continue
+                point = choose(points, macs=limit)
+                if best is None or (point.top1, -point.mean_macs) > (
+                    best[0].top1, -best[0].mean_macs,
+                ):  # fmt: skip
+                    best = point, chosen
+        if best is None:
+            return None
+        point, chosen = best
+        fixed = self.done[chosen[0]].result["predictor_macs"]
+        told = apply(self.members(chosen, "val"), self.val, point, criterion=criterion, fixed=fixed)
+        return Row(
+            method=method,
+            budget=budget,
+            seed=self.one.settings.seed,
+            macs=told.mean_macs,
+            top1=told.top1,
+            held_out=point.top1,
+            n=len(self.val),
+            networks=chosen,
+            point=asdict(told),
+        )
+
+    def members(self, names: Sequence[str], kind: str) -> tuple[Member, ...]:
+        return tuple(
+            Member(self.done[name].result["macs"], getattr(self.answers[name], kind))
+            for name in names
+        )
+
+
+def _top1(logits: np.ndarray, targets: np.ndarray) -> float:
+    return float((logits.argmax(1) == targets).mean())
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    return {key: getattr(row, key) for key in row.__dataclass_fields__}

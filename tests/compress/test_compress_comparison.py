@@ -1,0 +1,181 @@
+"""The method beside its baselines: real trainings on a set small enough for seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecompress import events
+from edgecompress.bench import compression
+from edgecompress.bench.compression_page import page_values, plot, write_compression
+from edgecompress.compress.baselines import TITLES, only_resolution, only_width
+from edgecompress.compress.comparison import Answers, ComparisonTable, Row, compare
+from edgecompress.compress.config import CompressConfig
+from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.photos import image_folder
+from edgecompress.errors import InputError, UsageError
+from edgecompress.runner.cascade import combine, confidence
+
+CONFIG = CompressConfig.model_validate(
+    {
+        "held_out": 0.25,
+        "base": {"family": "resnet18", "width": 0.25, "resolution": 32},
+        "train": {"epochs": 4, "batch": 16, "rate": 0.02, "decay": 0.01, "scale": 0.6},
+        "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 1},
+        "shrink": {"epochs": 1},
+    }
+)
+TABLE = ComparisonTable(
+    seeds=(0, 1), budgets=(0.5,), members=(0.3, 1.0), epochs=1, rank_photos=16, headline=0.6
+)
+
+
+@pytest.fixture(scope="module")
+def photos(shapes):
+    return tuple(image_folder(path) for path in shapes)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("comparison")
+
+
+@pytest.fixture(scope="module")
+def rows(photos, work: Path) -> list[Row]:
+    return compare(CONFIG, TABLE, photos, work)
+
+
+def test_every_method_has_a_row_a_seed(rows: list[Row]) -> None:
+    at = {(row.method, row.budget, row.seed) for row in rows}
+    for seed in (0, 1):
+        assert {m for m, b, s in at if b == 1.0 and s == seed} == {"base", "base-longer"}
+        assert {m for m, b, s in at if b == 0.5 and s == seed} == set(TITLES) - {
+            "base",
+            "base-longer",
+        }
+    assert len(at) == len(rows)
+
+
+def test_no_method_is_above_its_budget(rows: list[Row]) -> None:
+    base = next(row.macs for row in rows if row.method == "base")
+    for row in rows:
+        # A cascade's thresholds are chosen on other photos than it is measured on.
+        slack = 1.0 if row.point is None else 1.4
+        assert row.macs <= base * row.budget * slack + 1e-6
+
+
+def test_rows_follow_from_the_kept_answers(rows: list[Row], photos, work: Path) -> None:
+    """Accuracy, hit rates and MACs once more, photo by photo, from the networks' logits."""
+    targets = np.array(photos[1].targets)
+    for row in rows:
+        folder = work / f"seed{row.seed}"
+        logits = [Answers.read(folder / f"{name}.npz").val for name in row.networks]
+        if row.point is None:
+            right = logits[0].argmax(1) == targets
+            assert row.top1 == pytest.approx(right.mean())
+            continue
+        thresholds = (*row.point["thresholds"], -math.inf)
+        stages, right = [], []
+        for photo, target in enumerate(targets):
+            running = None
+            for stage, own in enumerate(logits):
+                one = own[photo : photo + 1]
+                running = combine(running, one, row.point["alpha"], row.point["accumulate"])
+                sure = confidence(running, "margin", row.point["temperatures"][stage])
+                if sure[0] >= thresholds[stage]:
+                    stages.append(stage)
+                    right.append(running.argmax() == target)
+                    break
+        assert row.top1 == pytest.approx(np.mean(right))
+        hits = [np.mean(np.array(stages) == stage) for stage in range(len(logits))]
+        assert row.point["hit_rates"] == pytest.approx(hits)
+
+
+def test_a_second_run_trains_nothing(rows: list[Row], photos, work: Path) -> None:
+    seen: list[events.Event] = []
+    with events.listening(seen.append):
+        again = compare(CONFIG, TABLE, photos, work)
+    assert again == rows
+    assert not [e for e in seen if e.kind == "begin" and e.task.startswith("training")]
+
+
+def test_another_budget_trains_only_what_is_new(rows: list[Row], photos, work: Path) -> None:
+    seen: list[events.Event] = []
+    table = TABLE.model_copy(update={"seeds": (0,), "budgets": (0.5, 0.7)})
+    with events.listening(seen.append):
+        compare(CONFIG, table, photos, work)
+    begun = [e.task for e in seen if e.kind == "begin" and e.task.startswith("training")]
+    assert sorted(begun) == [
+        f"training {method}-0700" for method in ("depgraph", "hrank", "resolution", "width")
+    ]
+
+
+def test_means_over_seeds(rows: list[Row]) -> None:
+    for line in compression.lines(rows):
+        own = [row.top1 for row in rows if (row.method, row.budget) == (line.method, line.budget)]
+        assert (line.seeds, line.top1) == (2, pytest.approx(np.mean(own)))
+        assert line.spread == pytest.approx(np.std(own, ddof=1))
+
+
+def _row(method: str, budget: float, seed: int, top1: float) -> Row:
+    return Row(method, budget, seed, 100.0 * budget, top1, top1, 50, ("x",))
+
+
+def test_gains_are_paired_by_seed() -> None:
+    rows = [_row("base", 1.0, seed, 0.8 + seed / 10) for seed in (0, 1)]
+    rows += [_row("edgecompress", 0.512, seed, 0.81 + seed / 10) for seed in (0, 1)]
+    rows += [_row("edgecompress", 0.5, 0, 0.8), _row("hrank", 0.5, 0, 0.75)]
+    over_base, over_hrank = compression.gains(rows, 0.512)
+    assert (over_base.mean, over_base.spread) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
+    assert (over_hrank.mean, over_hrank.spread, over_hrank.seeds) == (pytest.approx(5.0), None, 1)
+    assert "reached" in compression.sentence(over_base)
+    assert "48.8 % less" in compression.sentence(over_base)
+
+
+def test_what_lies_above_the_full_method_is_marked() -> None:
+    rows = [_row("base", 1.0, 0, 0.9), _row("width", 0.5, 0, 0.8)]
+    rows += [_row("edgecompress", 0.5, 0, 0.7)]
+    beaten = {line.method: line.beaten for line in compression.lines(rows)}
+    assert beaten == {"base": False, "width": True, "edgecompress": False}
+    told = compression.document(rows, 0.512, {"text": "few | photos", "job": "x"})
+    assert "uniform width (above EdgeCompress)" in compression.markdown(told)
+
+
+def test_the_document_is_read_back(rows: list[Row], tmp_path: Path) -> None:
+    told = compression.document(rows, TABLE.headline, {"text": "<b>", "job": "shapes"})
+    path = tmp_path / "comparison.json"
+    compression.write_document(told, path)
+    kept = compression.read_document(path)
+    assert compression.told_lines(kept) == compression.lines(rows)
+    write_compression(kept, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<svg" in page and "&lt;b&gt;" in page and "<b>" not in page
+    assert page_values(kept)["comparison_rows"]
+    path.write_text(path.read_text().replace('"spread"', '"scatter"'))
+    with pytest.raises(InputError, match="spread"):
+        compression.read_document(path)
+
+
+def test_the_plot_has_a_mark_for_each_line(rows: list[Row]) -> None:
+    lines = [line for line in compression.lines(rows) if line.method != "base-longer"]
+    methods = len({line.method for line in lines})
+    drawn = str(plot([dataclasses.replace(line, spread=None) for line in lines]))
+    marks = drawn.count("<circle") + drawn.count('class="run') + drawn.count(' Z"')
+    assert marks >= len(lines) + methods
+
+
+def test_only_one_dimension_is_shrunk() -> None:
+    base = NetworkSpec("resnet18", 0.5, 1.0, 128, 10)
+    for budget in (0.25, 0.5, 0.75):
+        small = only_resolution(base, budget)
+        assert dataclasses.replace(small, resolution=128) == base
+        assert budget * 0.8 * base.macs < small.macs <= budget * base.macs
+        narrow = only_width(base, budget)
+        assert dataclasses.replace(narrow, width=0.5) == base
+        assert narrow.macs <= budget * base.macs
+    with pytest.raises(UsageError, match="raise the budget"):
+        only_resolution(base, 0.001)
