@@ -58,16 +58,26 @@ Epochs = Annotated[int, Field(ge=1)]
 
 
 class BaseTable(Table):
-    """`[compress.base]`: the network that is shrunk."""
+    """`[compress.base]`: the network that is shrunk.
+
+    Attributes:
+        multiple: what channels are a multiple of, in the base and in all that is shrunk from it.
+        weights: trained weights to begin with (`compress.weights.load_weights`): a file, or
+            `torchvision:TAG`, `timm:NAME`, or a `[pretrained]` name.
+    """
 
     family: str = "resnet18"
     width: Positive = 0.5
     depth: Positive = 1.0
     resolution: Side = 128
+    multiple: Literal[8, 16] = 8
+    weights: str | None = None
 
     def spec(self, classes: int) -> NetworkSpec:
         """The network for so many classes."""
-        return NetworkSpec(self.family, self.width, self.depth, self.resolution, classes)
+        return NetworkSpec(
+            self.family, self.width, self.depth, self.resolution, classes, self.multiple
+        )
 
 
 class TrainTable(Table):

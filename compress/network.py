@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgecompress.errors import InputError
+from edgecompress.errors import InputError, UsageError
 
 from .families import Network, find_family
+
+DEFAULT_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class NetworkSpec:
         depth: multiplier of blocks.
         resolution: input side, pixels.
         classes: outputs (4 for a foreground predictor).
+        multiple: what narrowed channels are a multiple of: 8 or 16.
     """
 
     family: str
@@ -31,14 +34,24 @@ class NetworkSpec:
     depth: float
     resolution: int
     classes: int
+    multiple: int = DEFAULT_MULTIPLE
 
     def build(self) -> Network:
         """A network with fresh weights, in training mode.
 
         Raises:
-            UsageError: the family is unknown.
+            UsageError: the family is unknown, or cannot round to `multiple`.
         """
-        return find_family(self.family).build(self.width, self.depth, self.resolution, self.classes)
+        family = find_family(self.family)
+        size = (self.width, self.depth, self.resolution, self.classes)
+        if self.multiple == DEFAULT_MULTIPLE:
+            return family.build(*size)
+        if not family.multiples:
+            raise UsageError(
+                f"{self.family} cannot round its channels to multiples of {self.multiple}",
+                f"leave out multiple, or say {DEFAULT_MULTIPLE}",
+            )
+        return family.build(*size, multiple=self.multiple)
 
     @property
     def macs(self) -> int:
@@ -51,8 +64,11 @@ class NetworkSpec:
         return _count(self)[1]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; a `multiple` of 8 is left out, as before there was a choice."""
+        values = asdict(self)
+        if self.multiple == DEFAULT_MULTIPLE:
+            del values["multiple"]
+        return values
 
     @staticmethod
     def from_json(value: Any) -> NetworkSpec:
@@ -68,8 +84,9 @@ class NetworkSpec:
                 float(value["depth"]),
                 int(value["resolution"]),
                 int(value["classes"]),
+                int(value.get("multiple", DEFAULT_MULTIPLE)),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a network description: {error!r}") from error
 
 

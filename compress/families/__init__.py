@@ -1,6 +1,6 @@
 """Shrinkable network families: depth, width and resolution are arguments of each."""
 
-from . import efficientnet, mobilenet, predictor, resnet
+from . import efficientnet, mobilenet, predictor, regnet, resnet
 from .registry import Family, Network, family_names, find_family
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "find_family",
     "mobilenet",
     "predictor",
+    "regnet",
     "resnet",
 ]

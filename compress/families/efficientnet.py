@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from .layers import SameConv2d, init_weights, round_channels
+from .layers import SameConv2d, init_weights, scaled_channels
 from .registry import Network, register
 
 # Blocks, kernel, stride, expansion, output channels of EfficientNet-B0's seven stages.
@@ -93,13 +93,22 @@ class EfficientNetLite(Network):
 
     Args:
         width: multiplies the stages' channels (stem and head keep theirs).
+        own_width: the same, of the variant unshrunk.
         depth: multiplies the blocks of the five middle stages, rounded up.
         resolution: input side, pixels; padding is fixed for it.
         dropout: probability before the linear layer.
     """
 
     def __init__(
-        self, width: float, depth: float, resolution: int, classes: int, dropout: float
+        self,
+        width: float,
+        depth: float,
+        resolution: int,
+        classes: int,
+        dropout: float,
+        *,
+        own_width: float = 1.0,
+        multiple: int = 8,
     ) -> None:
         super().__init__()
         self.conv_stem = SameConv2d(3, STEM, 3, 2, resolution)
@@ -110,7 +119,7 @@ class EfficientNetLite(Network):
         stages = []
         for index, (count, kernel, stride, expansion, outputs) in enumerate(STAGES):
             fixed = index in (0, len(STAGES) - 1)
-            wide = round_channels(outputs * width)
+            wide = scaled_channels(outputs, width, multiple, own_width)
             blocks = []
             for step in range(count if fixed else max(1, math.ceil(count * depth))):
                 by = stride if step == 0 else 1
@@ -142,8 +151,18 @@ def _variant(number: int) -> None:
     own_width, own_depth, own_resolution, dropout = VARIANTS[number]
 
     @register(f"efficientnet_lite{number}", own_resolution)
-    def build(width: float, depth: float, resolution: int, classes: int) -> EfficientNetLite:
-        return EfficientNetLite(width * own_width, depth * own_depth, resolution, classes, dropout)
+    def build(
+        width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+    ) -> EfficientNetLite:
+        return EfficientNetLite(
+            width,
+            depth * own_depth,
+            resolution,
+            classes,
+            dropout,
+            own_width=own_width,
+            multiple=multiple,
+        )
 
 
 for _number in range(len(VARIANTS)):

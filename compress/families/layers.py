@@ -18,6 +18,22 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+def scaled_channels(channels: int, width: float, multiple: int, own: float = 1.0) -> int:
+    """`channels` times the multiplier `width`, rounded by `round_channels` to `multiple`.
+
+    Narrowing never adds channels: the published number stays where it is no multiple of 16, and at
+    width 1 in any case.
+
+    Args:
+        own: the published network's own multiplier (EfficientNet's variants).
+    """
+    published = round_channels(channels * own)
+    if width == 1:
+        return published
+    rounded = round_channels(channels * (width * own), multiple)
+    return min(rounded, published) if width < 1 else rounded
+
+
 def thin_stages(blocks: Sequence[int], depth: float) -> tuple[int, ...]:
     """Blocks per stage at depth multiplier `depth`: at least one each.
 

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from .layers import init_weights, round_channels
+from .layers import init_weights, scaled_channels
 from .registry import Network, register
 
 # Expansion, channels, blocks, stride of the first block (the paper's table 2).
@@ -56,22 +56,30 @@ class MobileNetV2(Network):
     all channels, the last convolution's only above 1 (as in the paper).
     """
 
-    def __init__(self, width: float, depth: float, classes: int) -> None:
+    def __init__(self, width: float, depth: float, classes: int, multiple: int = 8) -> None:
         super().__init__()
-        channels = round_channels(32 * width)
+        channels = scaled_channels(32, width, multiple)
         layers: list[nn.Module] = [_unit(3, channels, 3, 2)]
+        stages: list[tuple[str, ...]] = []
         for expansion, outputs, blocks, stride in STAGES:
-            wide = round_channels(outputs * width)
-            for step in range(math.ceil(blocks * depth) if blocks > 1 else 1):
+            wide = scaled_channels(outputs, width, multiple)
+            count = math.ceil(blocks * depth) if blocks > 1 else 1
+            stages.append(tuple(f"features.{len(layers) + step}" for step in range(count)))
+            for step in range(count):
                 layers.append(
                     InvertedResidual(channels, wide, stride if step == 0 else 1, expansion)
                 )
                 channels = wide
-        last = round_channels(1280 * max(1.0, width))
+        last = scaled_channels(1280, max(1.0, width), multiple)
         layers.append(_unit(channels, last, 1, 1))
         self.features = nn.Sequential(*layers)
+        self._stages = tuple(stages)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, classes))
         init_weights(self)
+
+    def block_names(self) -> tuple[tuple[str, ...], ...]:
+        """All blocks are numbered through, as torchvision has them."""
+        return self._stages
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last convolution's maps."""
@@ -83,5 +91,7 @@ class MobileNetV2(Network):
 
 
 @register("mobilenet_v2")
-def _mobilenet_v2(width: float, depth: float, resolution: int, classes: int) -> MobileNetV2:
-    return MobileNetV2(width, depth, classes)
+def _mobilenet_v2(
+    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+) -> MobileNetV2:
+    return MobileNetV2(width, depth, classes, multiple)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -26,13 +27,35 @@ class Network(nn.Module):
         """From feature maps to the output."""
         raise NotImplementedError
 
+    def block_names(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the blocks of each stage, in order.
+
+        Found by structure: a `Sequential` that has nothing but blocks, classes that are not
+        PyTorch's own. A family that numbers its blocks through says it itself.
+        """
+        return tuple(
+            tuple(f"{name}.{part}" for part, _ in module.named_children())
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Sequential) and _alike(module)
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """`[n, 3, r, r]` to `[n, classes]`."""
         return self.forward_head(self.forward_features(x))
 
 
-Builder = Callable[[float, float, int, int], Network]
-"""(width multiplier, depth multiplier, resolution, classes) -> network."""
+def _alike(stage: nn.Sequential) -> bool:
+    parts = list(stage)
+    return bool(parts) and all(
+        not type(part).__module__.startswith("torch.") and any(part.children()) for part in parts
+    )
+
+
+Builder = Callable[..., Network]
+"""(width multiplier, depth multiplier, resolution, classes) -> network.
+
+A builder that can round channels to something else than 8 takes the keyword `multiple`.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,11 +65,13 @@ class Family:
     Attributes:
         build: see `Builder`.
         resolution: the input side that the unshrunk network is made for, pixels.
+        multiples: whether the builder takes `multiple`.
     """
 
     name: str
     build: Builder
     resolution: int
+    multiples: bool = False
 
 
 _families: dict[str, Family] = {}
@@ -58,7 +83,8 @@ def register(name: str, resolution: int = 224) -> Callable[[Builder], Builder]:
     def add(build: Builder) -> Builder:
         if name in _families:
             raise ValueError(f"family '{name}' is registered twice")
-        _families[name] = Family(name, build, resolution)
+        takes = "multiple" in inspect.signature(build).parameters
+        _families[name] = Family(name, build, resolution, takes)
         return build
 
     return add

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .layers import init_weights, round_channels, thin_stages
+from .layers import init_weights, scaled_channels, thin_stages
 from .registry import Network, register
 
 # The paper's depth multipliers for ResNet-50 and the blocks that each leaves (its section on
@@ -124,19 +124,23 @@ class ResNet(Network):
         return self.fc(x.mean((2, 3)))
 
 
-def _basic(blocks: Sequence[int], width: float, classes: int) -> ResNet:
-    widths = [round_channels(channels * width) for channels in (64, 128, 256, 512)]
+def _basic(blocks: Sequence[int], width: float, classes: int, multiple: int) -> ResNet:
+    widths = [scaled_channels(channels, width, multiple) for channels in (64, 128, 256, 512)]
     return ResNet(BasicBlock, blocks, stem=widths[0], inner=widths, outer=widths, classes=classes)
 
 
 @register("resnet18")
-def _resnet18(width: float, depth: float, resolution: int, classes: int) -> ResNet:
-    return _basic(thin_stages((2, 2, 2, 2), depth), width, classes)
+def _resnet18(
+    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+) -> ResNet:
+    return _basic(thin_stages((2, 2, 2, 2), depth), width, classes, multiple)
 
 
 @register("resnet34")
-def _resnet34(width: float, depth: float, resolution: int, classes: int) -> ResNet:
-    return _basic(thin_stages((3, 4, 6, 3), depth), width, classes)
+def _resnet34(
+    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+) -> ResNet:
+    return _basic(thin_stages((3, 4, 6, 3), depth), width, classes, multiple)
 
 
 def resnet50_blocks(depth: float) -> tuple[int, ...]:
@@ -147,8 +151,10 @@ def resnet50_blocks(depth: float) -> tuple[int, ...]:
 
 
 @register("resnet50")
-def _resnet50(width: float, depth: float, resolution: int, classes: int) -> ResNet:
-    inner = [round_channels(channels * width) for channels in (64, 128, 256, 512)]
+def _resnet50(
+    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+) -> ResNet:
+    inner = [scaled_channels(channels, width, multiple) for channels in (64, 128, 256, 512)]
     outer = [4 * channels for channels in inner]
     return ResNet(
         Bottleneck, resnet50_blocks(depth), stem=inner[0], inner=inner, outer=outer, classes=classes
@@ -156,9 +162,11 @@ def _resnet50(width: float, depth: float, resolution: int, classes: int) -> ResN
 
 
 @register("resnet50_inner")
-def _resnet50_inner(width: float, depth: float, resolution: int, classes: int) -> ResNet:
+def _resnet50_inner(
+    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+) -> ResNet:
     """The paper's variant: `width` narrows only the inner width of each bottleneck."""
-    inner = [round_channels(channels * width) for channels in (64, 128, 256, 512)]
+    inner = [scaled_channels(channels, width, multiple) for channels in (64, 128, 256, 512)]
     outer = (256, 512, 1024, 2048)
     return ResNet(
         Bottleneck, resnet50_blocks(depth), stem=64, inner=inner, outer=outer, classes=classes
