@@ -22,6 +22,8 @@ from . import text
 
 VERSION = 1
 FULL = "edgecompress"
+_MOST = 1e15
+"""No number of a sound document is this large."""
 PAPER_GAIN, PAPER_OVER_HRANK = 0.8, 4.1
 """Points of top-1: EdgeCompress (IEEE TCAD 2023) over ResNet-50, and over HRank."""
 
@@ -148,16 +150,34 @@ def read_document(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing, damaged or of another version.
     """
-    value = read_json(path, "comparison")
-    again = "make it again: edgecompress bench compression JOB.toml"
-    if not isinstance(value, dict) or value.get("schema_version") != VERSION:
-        raise InputError(f"{path} is no comparison of version {VERSION}", again)
-    try:
-        told_lines(value)
-        told_gains(value)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: {error}", again) from error
+    value = checked(read_json(path, "comparison"))
+    if value is None:
+        raise InputError(
+            f"{path} is damaged, or no comparison of version {VERSION}",
+            "make it again: edgecompress bench compression JOB.toml",
+        )
     return value
+
+
+def checked(value: Any) -> dict[str, Any] | None:
+    """A document that came from a file, or None where it is none that can be shown."""
+    if not isinstance(value, dict) or value.get("schema_version") != VERSION:
+        return None
+    try:
+        about = value["about"]
+        sound = isinstance(about["text"], str) and isinstance(about["job"], str)
+        told = told_lines(value)
+        sound = sound and all(map(_sound, [*told, *told_gains(value)]))
+    except (KeyError, TypeError):
+        return None
+    return value if sound and told else None
+
+
+def _sound(one: Line | Gain) -> bool:
+    numbers = [v for v in asdict(one).values() if v is not None and not isinstance(v, str)]
+    finite = all(isinstance(v, int | float) and abs(v) < _MOST for v in numbers)
+    name = one.method if isinstance(one, Line) else one.against
+    return finite and isinstance(name, str) and 0 < one.budget <= 1 and one.seeds > 0
 
 
 def told_lines(value: Mapping[str, Any]) -> list[Line]:

@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from edgecompress.files import write_text
 
-from . import charts, conditions, text, threshold
+from . import charts, compression, conditions, text, threshold
 from .accuracy import match
+from .compression_page import page_values
 from .examples import Example, choose
 from .glance import glances
 from .peer_facts import cycles_of
@@ -52,6 +53,7 @@ def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
     """The page as HTML. Everything that comes from the report is escaped."""
     data = threshold.slider_data(report)
     measurement = report.measurement
+    compared = compression.checked((report.compression or {}).get("comparison"))
     stages = [[one for one in examples if one.stage == i] for i in range(len(report.stages))]
     return (
         environment()
@@ -75,6 +77,7 @@ def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
             slider_data=data,
             script=Markup(threshold.script()) if data else None,
             script_hash=threshold.script_hash() if data else None,
+            **(page_values(compared) if compared else {"comparison": None}),
         )
     )
 

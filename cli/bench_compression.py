@@ -13,10 +13,8 @@ from edgecompress.files import write_text
 from . import show
 from .job import Job, comparison_table, compress_config, load_job
 from .jobs import JobFile, Out, Quick
-from .state import open_workspace
+from .state import COMPARISON, open_workspace
 from .verb import Data, Json, example, verb
-
-COMPARISON = "comparison.json"
 
 Seeds = Annotated[
     list[int] | None,

@@ -15,6 +15,8 @@ from edgecompress.errors import UsageError
 from edgecompress.files import read_json, sha256_json, write_json
 
 STATE = "state.json"
+COMPARISON = "comparison.json"
+"""What `edgecompress bench compression` leaves in a job's folder."""
 
 
 @dataclass(frozen=True)

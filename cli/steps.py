@@ -20,7 +20,7 @@ from ..targets import Board, board_names, load_board, require_supported
 from ..targets.inventory import entries
 from .job import Job, compress_config, pretrained_config
 from .precision import calibration_photos, compiler_precision, require_float16
-from .state import Workspace
+from .state import COMPARISON, Workspace
 from .tune_boards import endpoints, require_once, require_one_sort
 
 if TYPE_CHECKING:
@@ -464,7 +464,7 @@ def report(run: Run) -> None:
         run=read_board_run(run.space.path("board")),
         reference=RecordFile(run.reference),
         onnx=RecordFile(run.onnx) if find_spec("onnxruntime") else None,
-        compression=read_json(run.cascade / "compression.json", "compression record"),
+        compression=_compression(run),
         database=run.database if run.database.exists() else None,
         precision=run.job.quantize.precision,
         quantization=read_quantization(run),
@@ -475,6 +475,15 @@ def report(run: Run) -> None:
     write_page(built, run.page, page_examples(material))
     write_markdown(built, run.markdown)
     remember(run, entry_of(built, run.board_name))
+
+
+def _compression(run: Run) -> dict[str, Any]:
+    """What compression measured; with its baselines where `bench compression` has been run."""
+    from ..bench.compression import read_document
+
+    record = read_json(run.cascade / "compression.json", "compression record")
+    compared = run.space.path(COMPARISON)
+    return record | ({"comparison": read_document(compared)} if compared.exists() else {})
 
 
 Step = Callable[[Run], None]

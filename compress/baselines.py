@@ -21,7 +21,7 @@ from .network import NetworkSpec
 from .shrink import SIDE_STEP, SMALLEST_SIDE, Dimension, propose
 
 if TYPE_CHECKING:
-    from .prune import Pruned
+    from .prune.budget import Pruned
 
 Method = Literal["resolution", "width", "hrank", "depgraph", "member", "member-crop"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -155,9 +156,10 @@ def test_the_document_is_read_back(rows: list[Row], tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert "<svg" in page and "&lt;b&gt;" in page and "<b>" not in page
     assert page_values(kept)["comparison_rows"]
-    path.write_text(path.read_text().replace('"spread"', '"scatter"'))
-    with pytest.raises(InputError, match="spread"):
-        compression.read_document(path)
+    for old, new in (('"spread"', '"scatter"'), ('"seeds": 2', '"seeds": "2"'), ("0.6", "1e300")):
+        path.write_text(json.dumps(told).replace(old, new))
+        with pytest.raises(InputError, match="damaged"):
+            compression.read_document(path)
 
 
 def test_the_plot_has_a_mark_for_each_line(rows: list[Row]) -> None:
@@ -173,9 +175,9 @@ def test_only_one_dimension_is_shrunk() -> None:
     for budget in (0.25, 0.5, 0.75):
         small = only_resolution(base, budget)
         assert dataclasses.replace(small, resolution=128) == base
-        assert budget * 0.8 * base.macs < small.macs <= budget * base.macs
+        assert budget * 0.7 * base.macs < small.macs <= budget * base.macs
         narrow = only_width(base, budget)
         assert dataclasses.replace(narrow, width=0.5) == base
         assert narrow.macs <= budget * base.macs
-    with pytest.raises(UsageError, match="raise the budget"):
+    with pytest.raises(UsageError, match="no input side"):
         only_resolution(base, 0.001)
