@@ -183,12 +183,18 @@ def load_job(path: Path) -> Job:
     except UnicodeDecodeError as error:
         raise UsageError(f"job {path} is not UTF-8 text", _WORKS) from error
     try:
-        return Job.model_validate(tomllib.loads(text))
+        job = Job.model_validate(tomllib.loads(text))
     except ValidationError as error:
         raise UsageError(f"job {path}: {_first(error)}", "docs/jobs.md lists every field") from None
     # Numbers of thousands of digits and deep nesting end in errors that are not TOML's own.
     except (ValueError, RecursionError) as error:
         raise UsageError(f"job {path} is not valid TOML: {error}", _WORKS) from error
+    if job.compress is not None:
+        # A network of the user's own (`family = "module:..."`) lies beside the job file.
+        from ..compress.foreign.source import look_in
+
+        look_in(path.parent)
+    return job
 
 
 def compress_config(job: Job) -> CompressConfig:

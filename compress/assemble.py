@@ -243,7 +243,7 @@ def _describe(one: Calibrated, settings: CompressConfig, material: Material) -> 
         sizes = settings.predictor.sizes
         predictor = Predictor("predictor", spec.resolution, sizes, spec.macs, spec.params)
     return Cascade(
-        name=f"{settings.base.family}-cascade",
+        name=f"{settings.base.family.replace(':', '.')}-cascade",
         labels=material.fit.labels,
         preprocess=material.preprocess,
         predictor=predictor,

@@ -14,6 +14,7 @@ from .augment import Augment
 from .config import CompressConfig
 from .export import load_network, save_network
 from .families import Network
+from .foreign import Foreign
 from .inherit import inherit
 from .material import Material, centred
 from .network import NetworkSpec
@@ -126,6 +127,9 @@ def _teacher(trained: Trained) -> Teacher:
 
 def inherited(one: Compression, spec: NetworkSpec) -> Network:
     """A smaller network with the base's weights to begin with."""
-    network = one.build(spec)
-    inherit(network, one.load("base")[1])
+    network, base = one.build(spec), one.load("base")[1]
+    if isinstance(network, Foreign):
+        network.adopt(base)
+    else:
+        inherit(network, base)
     return network

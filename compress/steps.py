@@ -17,6 +17,7 @@ from .config import CompressConfig
 from .export import save_network
 from .families import Network
 from .foreground import draw_boxes, train_predictor
+from .foreign import require_maps
 from .learn import Compression, inherited, train_classifier
 from .material import CACHE_MARGIN, Material, photos_fingerprint
 from .network import NetworkSpec
@@ -74,9 +75,12 @@ def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may tak
 
 def _run(one: Compression, out: Path, cost: Cost | None, cost_name: str) -> Path:
     settings = one.settings
+    crops = settings.crop != "never"
+    if crops:
+        table = settings.base
+        require_maps(table.family, len(one.material.fit.labels), table.resolution)
     base = train_base(one)
     done = {"base": base}
-    crops = settings.crop != "never"
     if crops:
         done["boxes"] = draw_boxes(one, base)
         done["predictor"] = train_predictor(one, done["boxes"])

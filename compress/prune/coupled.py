@@ -92,6 +92,15 @@ class Coupled:
         count = int(share * self.channels + 1e-9) // step * step
         return max(count, self.least(multiple))
 
+    def nearest(self, share: float, multiple: int) -> int:
+        """How many channels a share of them is, as the families round it: to the nearest `step`,
+        never below 90 % of the share."""
+        step, wanted = self.step(multiple), share * self.channels
+        count = int(wanted / step + 0.5) * step
+        if count < 0.9 * wanted:
+            count += step
+        return min(max(count, self.least(multiple)), self.channels)
+
 
 def is_depthwise(layer: nn.Module) -> bool:
     """Whether a layer is a convolution of one group a channel."""
@@ -189,7 +198,8 @@ def lowest(score: Tensor, count: int, blocks: int = 1) -> list[int]:
     mean = score.reshape(blocks, -1).mean(0)
     order = torch.argsort(mean, stable=True)[: count // blocks]
     width = len(mean)
-    return sorted((order[None] + width * torch.arange(blocks)[:, None]).flatten().tolist())
+    starts = width * torch.arange(blocks, device=order.device)
+    return sorted((order[None] + starts[:, None]).flatten().tolist())
 
 
 def _positions(network: nn.Module, image: Tensor) -> dict[nn.Module, int]:
