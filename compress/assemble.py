@@ -27,6 +27,7 @@ from .config import CompressConfig
 from .evaluate import normalise
 from .export import write_cascade
 from .families import Network
+from .foreign.source import short_name
 from .loader import Crop, PhotoCache, runner_inputs, whole
 from .material import Material, centred
 from .network import NetworkSpec
@@ -243,7 +244,7 @@ def _describe(one: Calibrated, settings: CompressConfig, material: Material) -> 
         sizes = settings.predictor.sizes
         predictor = Predictor("predictor", spec.resolution, sizes, spec.macs, spec.params)
     return Cascade(
-        name=f"{settings.base.family.replace(':', '.')}-cascade",
+        name=f"{short_name(settings.base.family)}-cascade",
         labels=material.fit.labels,
         preprocess=material.preprocess,
         predictor=predictor,

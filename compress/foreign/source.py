@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,17 @@ def made(family: str, classes: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise UsageError(f"{family}({classes}) gives {type(module).__name__}", _FORM)
     return module
+
+
+def short_name(family: str) -> str:
+    """A family's name as part of a cascade's: a callable's own, plain and of at most 48 letters.
+
+    Modules lie at any depth, and Python's names may have any letters; a cascade's may not.
+    """
+    if not family.startswith(PREFIX):
+        return family
+    plain = re.sub(r"[^A-Za-z0-9._-]", "", family.rpartition(":")[2]).lstrip("._-")
+    return plain[:48] or "own"
 
 
 def _let_import(module: str) -> None:
