@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -21,11 +22,14 @@ class Augment:
         predicted: probability that the region is the photo's predicted crop, where there are some;
             half of the rest are predicted crops shifted by up to a quarter of their side, half are
             the whole photo (the paper mixes the same three).
+        mixup: each photo is mixed with another by a share from Beta(mixup, mixup) (Zhang et al.
+            2018); 0 is not at all.
     """
 
     scale: tuple[float, float] = (0.35, 1.0)
     ratio: float = 4 / 3
     predicted: float = 0.6
+    mixup: float = 0.0
 
 
 Region = tuple[float, float, float, float]
@@ -62,6 +66,16 @@ def _shift(crop: Region, dx: float, dy: float) -> Region:
     x = min(max(left + dx * width, 0.0), 1 - width)
     y = min(max(top + dy * height, 0.0), 1 - height)
     return x, y, x + width, y + height
+
+
+def mixing(count: int, mixup: float, generator: Generator) -> tuple[Tensor, float] | None:
+    """With which other each of `count` photos is mixed, and the share of its own; None: not."""
+    if not mixup:
+        return None
+    order = torch.randperm(count, generator=generator)
+    # PyTorch has no beta distribution that takes a generator.
+    seed = int(torch.randint(2**31, (), generator=generator))
+    return order, float(np.random.default_rng(seed).beta(mixup, mixup))
 
 
 def draw(

@@ -232,7 +232,7 @@ def _fine_tune(
         "base": base.fingerprint,
         "method": method,
         "budget": budget,
-        "recipe": asdict(recipe),
+        "recipe": recipe.to_json(),
         "exponents": exponents if method.startswith("member") else None,
         "rank_photos": table.rank_photos if method == "hrank" else None,
         "predictor": predictor.fingerprint if predictor is not None else None,

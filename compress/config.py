@@ -88,6 +88,8 @@ class TrainTable(Table):
         rate: largest learning rate.
         scale: smallest area of a random crop, as a share of the photo.
         progressive: share of the input side in the first epoch (`train.Recipe`).
+        ema: decay of the weights' moving average (`train.Recipe`).
+        mixup: pairs of photos are mixed by a share from Beta(mixup, mixup); 0 is not at all.
         others: as in `train.Recipe`.
     """
 
@@ -100,6 +102,8 @@ class TrainTable(Table):
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     scale: Share = 0.35
     progressive: Share = 1.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
 
     def recipe(self, epochs: int, *, seed: int, rate: float = 1.0, distil: float = 0.0) -> Recipe:
         """A recipe of so many epochs; `rate` multiplies the learning rate."""
@@ -113,6 +117,7 @@ class TrainTable(Table):
             smoothing=self.smoothing,
             distil=distil,
             progressive=self.progressive,
+            ema=self.ema,
             seed=seed,
         )
 

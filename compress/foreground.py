@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -98,7 +97,7 @@ def train_predictor(one: Compression, boxes: Done) -> Done:
     inputs = {
         "boxes": boxes.fingerprint,
         "spec": spec.to_json(),
-        "recipe": asdict(recipe),
+        "recipe": recipe.to_json(),
         "loss": table.loss,
     }
     return one.book.step("predictor", inputs, work, ("predictor.pt",), ("predictor.checkpoint",))

@@ -45,7 +45,8 @@ class Compression:
 
     def augment(self) -> Augment:
         """How training photos are varied."""
-        return Augment((self.settings.train.scale, 1.0))
+        table = self.settings.train
+        return Augment((table.scale, 1.0), mixup=table.mixup)
 
 
 def train_classifier(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from .learn import Compression, inherited, train_classifier
@@ -24,7 +23,7 @@ def measure_shrinking(one: Compression, base: Done) -> Done:
             f"trial-{name}",
             trial,
             recipe=recipe,
-            inputs={"base": base.fingerprint, "spec": trial.to_json(), "recipe": asdict(recipe)},
+            inputs={"base": base.fingerprint, "spec": trial.to_json(), "recipe": recipe.to_json()},
             start=lambda shrunk: inherited(one, shrunk),
         )
         for name, trial in trials.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +118,9 @@ def train_base(one: Compression) -> Done:
     recipe = settings.train.recipe(settings.train.epochs, seed=settings.seed)
     inputs = {
         "spec": spec.to_json(),
-        "recipe": asdict(recipe),
+        "recipe": recipe.to_json(),
         "scale": settings.train.scale,
+        **({"mixup": settings.train.mixup} if settings.train.mixup else {}),
         "photos": photos_fingerprint(one.material.fit),
         "held": photos_fingerprint(one.material.held),
     }
@@ -154,7 +154,7 @@ def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> 
     recipe = settings.train.recipe(
         table.epochs, seed=settings.seed, rate=table.rate, distil=table.distil
     )
-    inputs = {"base": base.fingerprint, "spec": spec.to_json(), "recipe": asdict(recipe)}
+    inputs = {"base": base.fingerprint, "spec": spec.to_json(), "recipe": recipe.to_json()}
     return train_classifier(
         one,
         name,
@@ -181,7 +181,7 @@ def tune_variant(
         inputs = {
             "member": done[name].fingerprint,
             "base": done["base"].fingerprint,
-            "recipe": asdict(recipe),
+            "recipe": recipe.to_json(),
             "kind": kind,
         }
         if predictor is not None:

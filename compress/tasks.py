@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..runner.spec import Preprocess
-from .augment import Augment, draw
+from .augment import Augment, draw, mixing
 from .boxes import BoxLoss, box_loss, iou
 from .evaluate import normalise
 from .loader import PhotoCache
@@ -81,12 +81,15 @@ class ClassifyTask:
         side = self._side(share)
         drawn = side if self.teacher is None else max(side, self.teacher.resolution)
         views, _ = draw(self.cache, indices, drawn, self.augment, generator, crops=self.crops)
-        inputs = self._inputs(views, side)
+        targets = self.cache.targets[indices]
+        mixed = mixing(len(indices), self.augment.mixup, generator)
         taught = None
         if self.teacher is not None:
+            seen = self._inputs(views, self.teacher.resolution)
             with torch.no_grad():
-                taught = self.teacher.logits(self._inputs(views, self.teacher.resolution))
-        return inputs, (self.cache.targets[indices], taught)
+                taught = self.teacher.logits(_mixed(seen, mixed))
+        others = None if mixed is None else (targets[mixed[0]], mixed[1])
+        return _mixed(self._inputs(views, side), mixed), (targets, others, taught)
 
     def _side(self, share: float) -> int:
         """A share of the resolution in whole steps of 8 pixels, not below 32."""
@@ -102,8 +105,11 @@ class ClassifyTask:
 
     def loss(self, outputs: Tensor, wanted: Any, recipe: Recipe) -> Tensor:
         """Cross-entropy, mixed with the divergence from the teacher (Hinton et al. 2015)."""
-        targets, taught = wanted
+        targets, others, taught = wanted
         hard = F.cross_entropy(outputs, targets, label_smoothing=recipe.smoothing)
+        if others is not None:
+            second = F.cross_entropy(outputs, others[0], label_smoothing=recipe.smoothing)
+            hard = others[1] * hard + (1 - others[1]) * second
         if taught is None or recipe.distil == 0:
             return hard
         t = recipe.distil_temperature
@@ -119,6 +125,14 @@ class ClassifyTask:
         """Top-1 on the photos held out."""
         logits = run_batched(network, self.held.inputs, self.preprocess)
         return (logits.argmax(1) == self.held.wanted).to(torch.float32).mean().item()
+
+
+def _mixed(inputs: Tensor, mixed: tuple[Tensor, float] | None) -> Tensor:
+    """Photos `[n, 3, r, r]`, each with the share that another one has of it."""
+    if mixed is None:
+        return inputs
+    order, share = mixed
+    return share * inputs + (1 - share) * inputs[order]
 
 
 @dataclass(frozen=True)

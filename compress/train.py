@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgecompress import events
 from edgecompress.errors import UsageError
@@ -23,6 +24,10 @@ from edgecompress.files import sha256_json, writing
 
 FULL_SIDE_FROM = 0.7
 """From this share of the epochs on, progressive resizing has reached the whole side."""
+
+
+_NEWER: dict[str, Any] = {"ema": 0.0}
+"""Fields that came later, with the values at which they do nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Recipe:
         progressive: share of the input side that the first epoch sees; it grows epoch by epoch
             to the whole side, which the last 30 % of the epochs have (progressive resizing,
             Howard 2018; Tan and Le 2021). 1 is the whole side from the beginning.
+        ema: decay of the moving average of weights and BatchNorm statistics that is measured and
+            kept in place of the last ones; 0 is none.
         seed: of everything that is random.
     """
 
@@ -55,6 +62,14 @@ class Recipe:
     distil: float = 0.0
     distil_temperature: float = 2.0
     progressive: float = 1.0
+    ema: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; newer ones only where they do something, so that what was trained before they
+        came is known again."""
+        fields = asdict(self)
+        return {k: v for k, v in fields.items() if k not in _NEWER or v != _NEWER[k]}
+
     seed: int = 0
 
 
@@ -120,14 +135,17 @@ def train(
     Raises:
         UsageError: the loss is not finite.
     """
-    fingerprint = sha256_json([asdict(recipe), identity, label])
+    fingerprint = sha256_json([recipe.to_json(), identity, label])
     # A step of ResNet-18 takes 0.7 of the time on a CPU with channels innermost.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(network, recipe)
+    average = _average(network, recipe)
     state = _resume(checkpoint, fingerprint)
     if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
     losses: list[float] = list(state["losses"]) if state else []
     measures: list[float] = list(state["measures"]) if state else []
     spent: float = state["seconds"] if state else 0.0
@@ -136,10 +154,13 @@ def train(
         shown.update(len(losses) * steps)
         for epoch in range(len(losses), recipe.epochs):
             start = time.monotonic()
-            losses.append(_epoch(network, task, recipe, optimizer, epoch=epoch, shown=shown))
-            network.eval()
+            losses.append(
+                _epoch(network, task, recipe, optimizer, average, epoch=epoch, shown=shown)
+            )
+            judged = network if average is None else average.module
+            judged.eval()
             with torch.inference_mode():
-                measures.append(task.measure(network))
+                measures.append(task.measure(judged))
             spent += time.monotonic() - start
             with writing(checkpoint) as temporary:
                 torch.save(
@@ -150,9 +171,12 @@ def train(
                         "losses": losses,
                         "measures": measures,
                         "seconds": spent,
+                        "average": None if average is None else average.state_dict(),
                     },
                     temporary,
                 )
+    if average is not None:
+        network.load_state_dict(average.module.state_dict())
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()
     return Training(tuple(losses), tuple(measures), spent)
@@ -163,6 +187,7 @@ def _epoch(
     task: Task,
     recipe: Recipe,
     optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
     *,
     epoch: int,
     shown: events.Task,
@@ -192,6 +217,8 @@ def _epoch(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if average is not None:
+                average.update_parameters(network)
             total += value * len(indices)
             pace = (time.monotonic() - start) / (step + 1)
             left = pace * (recipe.epochs * steps - epoch * steps - step - 1)
@@ -239,6 +266,12 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.rate)
     return torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, nesterov=True)
+
+
+def _average(network: nn.Module, recipe: Recipe) -> AveragedModel | None:
+    if not recipe.ema:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
 
 
 def _resume(checkpoint: Path, fingerprint: str) -> dict[str, Any] | None:

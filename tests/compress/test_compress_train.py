@@ -22,7 +22,7 @@ from edgecompress.compress.material import IMAGENET_PIXELS, centred
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.photos import image_folder
 from edgecompress.compress.tasks import BoxTask, ClassifyTask, Held, Teacher
-from edgecompress.compress.train import Recipe, learning_rate, train
+from edgecompress.compress.train import Recipe, learning_rate, side_share, train
 from edgecompress.errors import UsageError
 
 SPEC = NetworkSpec("resnet18", 0.125, 0.5, 32, 2)
@@ -186,3 +186,68 @@ def test_the_rate_warms_up_and_falls_to_zero(epochs: int, warmup: float, share: 
     assert 0 <= learning_rate(recipe, share * epochs) <= 0.1 + 1e-12
     assert learning_rate(recipe, epochs) == pytest.approx(0, abs=1e-9)
     assert learning_rate(recipe, min(warmup, epochs / 2)) == pytest.approx(0.1)
+
+
+def test_an_average_of_the_weights_is_kept_and_gone_on_from(shapes, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, ema=0.9)
+    plain, whole, stopped = _network(), _network(), _network()
+    train(plain, _task(shapes), RECIPE, tmp_path / "plain", "shapes")
+    outcome = train(whole, _task(shapes), recipe, tmp_path / "whole", "shapes")
+    assert not _same(plain, whole)
+    assert outcome.measures[-1] == _task(shapes).measure(whole.eval())
+
+    def stop(event: events.Event) -> None:
+        if "epoch 3" in event.text:
+            raise KeyboardInterrupt
+
+    with events.listening(stop), pytest.raises(KeyboardInterrupt):
+        train(stopped, _task(shapes), recipe, tmp_path / "stopped", "shapes")
+    resumed = _network()
+    train(resumed, _task(shapes), recipe, tmp_path / "stopped", "shapes")
+    assert _same(resumed, whole)
+
+
+def test_mixed_photos_have_mixed_classes(shapes) -> None:
+    plain = _task(shapes)
+    task = replace(plain, augment=replace(plain.augment, mixup=0.4))
+    indices = torch.arange(12)
+    inputs, (targets, others, _) = task.batch(indices, torch.Generator().manual_seed(5))
+    alone, (same, none, _) = plain.batch(indices, torch.Generator().manual_seed(5))
+    assert torch.equal(targets, same) and none is None
+    second, share = others
+    assert 0 <= share <= 1
+    # The views are those without mixing: each input is a share of its own and one of another's.
+    rest = (inputs - share * alone) / (1 - share)
+    for photo in range(12):
+        found = [k for k in range(12) if torch.allclose(rest[photo], alone[k], atol=1e-3)]
+        assert any(targets[k] == second[photo] for k in found)
+    logits = torch.randn(12, 2)
+    separate = [plain.loss(logits, (kind, None, None), RECIPE) for kind in (targets, second)]
+    together = task.loss(logits, (targets, others, None), RECIPE)
+    assert together == pytest.approx(share * separate[0] + (1 - share) * separate[1])
+
+
+def test_mixing_does_not_stop_it_from_learning(shapes, tmp_path: Path) -> None:
+    plain = _task(shapes)
+    task = replace(plain, augment=replace(plain.augment, mixup=0.2))
+    recipe = replace(RECIPE, epochs=8, rate=0.02, ema=0.9)
+    outcome = train(_network(), task, recipe, tmp_path / "checkpoint", "shapes")
+    assert outcome.measures[-1] >= 0.9
+
+
+def test_the_side_grows_to_the_whole(shapes) -> None:
+    recipe = replace(RECIPE, epochs=10, progressive=0.5)
+    shares = [side_share(recipe, epoch) for epoch in range(10)]
+    assert shares[0] == 0.5 and shares == sorted(shares)
+    assert shares[7:] == [1.0, 1.0, 1.0] and shares[6] < 1
+    assert {side_share(RECIPE, epoch) for epoch in range(4)} == {1.0}
+    task = replace(_task(shapes), resolution=64)
+    sides = [task.batch(torch.arange(4), torch.Generator(), s)[0].shape[-1] for s in (0.3, 0.6, 1)]
+    assert sides == [32, 40, 64]
+
+
+def test_what_does_nothing_does_not_change_what_is_known() -> None:
+    """Trainings of before a field came are gone on from."""
+    assert "ema" not in RECIPE.to_json()
+    assert replace(RECIPE, ema=0.9).to_json()["ema"] == 0.9
+    assert Recipe(**RECIPE.to_json()) == RECIPE
