@@ -17,11 +17,10 @@ from edgecompress.errors import InputError
 from edgecompress.files import read_json, write_json
 
 from ..compress.baselines import COUNTED_AGAINST, TITLES
-from ..compress.comparison import Row
+from ..compress.comparison import FULL, Row
 from . import text
 
 VERSION = 1
-FULL = "edgecompress"
 _MOST = 1e15
 """No number of a sound document is this large."""
 PAPER_GAIN, PAPER_OVER_HRANK = 0.8, 4.1

@@ -28,6 +28,16 @@ Budgets = Annotated[
 ]
 
 
+Ship = Annotated[
+    Path | None,
+    typer.Option(
+        "--ship",
+        help="Write the choice at the headline's budget there, in half precision, with a model"
+        " card; a job deploys it with [pretrained] cascade.",
+    ),
+]
+
+
 def add(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
@@ -35,6 +45,7 @@ def add(app: typer.Typer) -> None:
         epilog=example(
             "edgecompress bench compression examples/imagenette.toml --data DIR",
             "edgecompress bench compression examples/imagenette.toml --seed 0 --budget 0.5",
+            "edgecompress bench compression examples/imagenette.toml --ship out/shipped/mine",
         ),
     )(_compression)
 
@@ -47,6 +58,7 @@ def _compression(
     data: Data = None,
     seed: Seeds = None,
     budget: Budgets = None,
+    ship: Ship = None,
     quick: Quick = False,
     as_json: Json = False,
 ) -> Any:
@@ -55,9 +67,12 @@ def _compression(
     Every training is kept in the job's folder: the same command goes on where it was stopped, and
     more seeds or budgets add to what is there.
     """
-    from ..bench import compression, compression_page
-    from ..compress.comparison import compare
+    from ..bench import compression, compression_page, model_card
+    from ..compress.comparison import compare, opened
     from ..compress.photos import find_photos
+    from ..compress.shipped import CARD
+    from ..compress.shipping import chosen
+    from ..compress.shipping import ship as write_light
 
     wanted = load_job(job)
     if wanted.compress is None:
@@ -79,12 +94,22 @@ def _compression(
         compression.write_document(told, space.path(COMPARISON))
         write_text(space.path("comparison.md"), compression.markdown(told))
         compression_page.write_compression(told, space.path("comparison.html"))
+        if ship is not None:
+            choice = chosen(rows, table.headline)
+            picked = choice.row.seed
+            with opened(config, (photos[0], photos[1]), space.path("comparison"), picked) as one:
+                command = f"edgecompress bench compression {job} --seed {picked} --ship {ship}"
+                write_text(
+                    ship / CARD, model_card.markdown(write_light(one, choice, ship, command))
+                )
     if not as_json:
         columns = ["budget", "method", ">MACs a photo", ">of the base", ">top-1"]
         show.table(about["text"], columns, [list(row) for row in compression.rows_of(told)])
         for gain in compression.told_gains(told):
             show.say(compression.sentence(gain))
         show.say(f"page: {space.path('comparison.html')}")
+        if ship is not None:
+            show.say(f'cascade: {ship} (deploy it: [pretrained] cascade = "{ship}")')
     return told
 
 

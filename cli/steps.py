@@ -174,6 +174,10 @@ def compress(run: Run) -> None:
     if run.job.pretrained is not None:
         config = pretrained_config(run.job)
         inputs = {"pretrained": config.model_dump(mode="json")}
+        if config.cascade is not None:
+            from ..compress.shipped import find_light
+
+            inputs["cascade"] = _folder(find_light(config.cascade))
 
         def work() -> None:
             from ..compress.plan import pretrained_cascade

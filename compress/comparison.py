@@ -8,7 +8,8 @@ chosen (the members of a cascade, its thresholds, whether to crop) is chosen on 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ from .tasks import ClassifyTask, Teacher
 from .train import train
 from .workbook import Done, Workbook
 
+FULL = "edgecompress"
+"""The method of what is chosen among cascades and single members."""
+PREDICTOR = "predictor"
 MOST_STAGES = 3
 STEPS = 30
 """Thresholds tried a member, where a cascade is chosen."""
@@ -99,6 +103,11 @@ class Row:
     networks: tuple[str, ...]
     point: dict[str, Any] | None = None
 
+    @property
+    def cropped(self) -> bool:
+        """Whether its networks look through the predictor's crops."""
+        return self.networks[0].startswith("member-crop")
+
 
 def compare(
     config: CompressConfig,
@@ -124,20 +133,33 @@ def compare(
         )
     rows: list[Row] = []
     for seed in table.seeds:
-        folder = work / f"seed{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = config.model_copy(update={"seed": seed})
-        try:
-            with FileLock(folder / ".lock", timeout=0):
-                fit, held = learn.hold_out(settings.held_out, seed)
-                side = round(CACHE_MARGIN * settings.base.resolution)
-                material = Material(fit, held, report_on, side)
-                rows += _one_seed(Compression(settings, material, Workbook(folder)), table)
-        except Timeout:
-            raise UsageError(
-                f"another comparison is working in {folder}", "wait for it, or give another folder"
-            ) from None
+        with opened(config, photos, work, seed) as one:
+            rows += _one_seed(one, table)
     return rows
+
+
+@contextmanager
+def opened(
+    config: CompressConfig, photos: tuple[PhotoSet, PhotoSet], work: Path, seed: int
+) -> Iterator[Compression]:
+    """What a comparison has of one seed, in a folder of its own below `work`, which is locked.
+
+    Raises:
+        UsageError: another comparison is working there.
+    """
+    learn, report_on = photos
+    folder = work / f"seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = config.model_copy(update={"seed": seed})
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            fit, held = learn.hold_out(settings.held_out, seed)
+            side = round(CACHE_MARGIN * settings.base.resolution)
+            yield Compression(settings, Material(fit, held, report_on, side), Workbook(folder))
+    except Timeout:
+        raise UsageError(
+            f"another comparison is working in {folder}", "wait for it, or give another folder"
+        ) from None
 
 
 def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
@@ -199,7 +221,7 @@ def _fine_tune(
         teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         look, crops = centred, None
         if predictor is not None:
-            found = one.load("predictor")
+            found = one.load(PREDICTOR)
             crops = material.fit_crops(found, sizes)
             look = material.predicted(material.held, material.held_cache, found, sizes)
         task = ClassifyTask(
@@ -218,7 +240,7 @@ def _fine_tune(
         if begun.whole:
             with writing(one.book.path(f"{name}.pt")) as temporary:
                 save_network(temporary, begun.spec, begun.network)
-        _answer(one, name, begun, crop="predictor" if predictor is not None else None)
+        _answer(one, name, begun, crop=PREDICTOR if predictor is not None else None)
         return {
             "spec": begun.spec.to_json(),
             "macs": begun.macs,
@@ -316,7 +338,7 @@ class _Rows:
         rows += candidates
         if candidates:
             best = max(candidates, key=lambda row: (row.held_out, -row.macs))
-            rows.append(Row(**{**_fields(best), "method": "edgecompress"}))
+            rows.append(Row(**{**_fields(best), "method": FULL}))
         return rows
 
     def cost(self, name: str) -> int:

@@ -20,6 +20,8 @@ class PretrainedConfig(Table):
     """A cascade of trained networks as they are.
 
     Attributes:
+        cascade: one that comes with this package (`imagenette`), or a cascade folder; it needs
+            nothing else. Or
         members: `family.tag` names, cheapest first (`compress.pretrained.pretrained_names`).
         criterion: confidence: `margin` or `max_softmax`.
         thresholds: one for each member but the last; a single number stands for all.
@@ -30,7 +32,8 @@ class PretrainedConfig(Table):
     logits names 77.4 % rightly, replacing them 76.0 % (docs/method.md).
     """
 
-    members: tuple[str, ...] = Field(min_length=1)
+    cascade: str | None = None
+    members: tuple[str, ...] = ()
     criterion: Literal["margin", "max_softmax"] = "max_softmax"
     thresholds: tuple[float, ...] = (0.4,)
     accumulate: bool = True
@@ -46,7 +49,12 @@ class PretrainedConfig(Table):
 
     @model_validator(mode="after")
     def _a_threshold_each(self) -> Self:
-        if len(self.thresholds) != len(self.members) - 1:
+        if (self.cascade is None) == (not self.members):
+            raise ValueError("give either a cascade or members")
+        if self.cascade is not None:
+            if extra := sorted(self.model_fields_set - {"cascade"}):
+                raise ValueError(f"a cascade has its own {extra[0]}: leave that out")
+        elif len(self.thresholds) != len(self.members) - 1:
             raise ValueError("thresholds: one for each member but the last")
         return self
 

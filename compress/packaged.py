@@ -1,4 +1,4 @@
-"""A cascade of networks whose weights packages ship."""
+"""A cascade of networks whose weights packages ship, this one among them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from .export import write_cascade
 from .imagenet import class_names
 from .photos import foolbox_photos
 from .pretrained import find_weights, load_pretrained
+from .shipped import shipped_cascade
 
 
 def pretrained_cascade(config: PretrainedConfig, out: Path, name: str = "pretrained") -> Path:
     """Write a cascade folder of trained networks; returns it.
 
     Raises:
-        UsageError: a member is unknown, or members do not go together.
+        UsageError: a member or cascade is unknown, or members do not go together.
         InputError: a package with weights cannot be fetched.
         CompileError: an export fails or differs.
     """
+    if config.cascade is not None:
+        return shipped_cascade(config.cascade, out)
     weights = [find_weights(member) for member in config.members]
     if len({(one.preprocess, one.classes) for one in weights}) > 1:
         raise UsageError(

@@ -14,40 +14,25 @@ from edgecompress import events
 from edgecompress.bench import compression
 from edgecompress.bench.compression_page import page_values, plot, write_compression
 from edgecompress.compress.baselines import TITLES, only_resolution, only_width
-from edgecompress.compress.comparison import Answers, ComparisonTable, Row, compare
-from edgecompress.compress.config import CompressConfig
+from edgecompress.compress.comparison import Answers, Row, compare
 from edgecompress.compress.network import NetworkSpec
-from edgecompress.compress.photos import image_folder
 from edgecompress.errors import InputError, UsageError
 from edgecompress.runner.cascade import combine, confidence
 
-CONFIG = CompressConfig.model_validate(
-    {
-        "held_out": 0.25,
-        "base": {"family": "resnet18", "width": 0.25, "resolution": 32},
-        "train": {"epochs": 4, "batch": 16, "rate": 0.02, "decay": 0.01, "scale": 0.6},
-        "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 1},
-        "shrink": {"epochs": 1},
-    }
-)
-TABLE = ComparisonTable(
-    seeds=(0, 1), budgets=(0.5,), members=(0.3, 1.0), epochs=1, rank_photos=16, headline=0.6
-)
+
+@pytest.fixture
+def photos(compared):
+    return compared.photos
 
 
-@pytest.fixture(scope="module")
-def photos(shapes):
-    return tuple(image_folder(path) for path in shapes)
+@pytest.fixture
+def work(compared) -> Path:
+    return compared.work
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("comparison")
-
-
-@pytest.fixture(scope="module")
-def rows(photos, work: Path) -> list[Row]:
-    return compare(CONFIG, TABLE, photos, work)
+@pytest.fixture
+def rows(compared) -> list[Row]:
+    return compared.rows
 
 
 def test_every_method_has_a_row_a_seed(rows: list[Row]) -> None:
@@ -96,19 +81,19 @@ def test_rows_follow_from_the_kept_answers(rows: list[Row], photos, work: Path) 
         assert row.point["hit_rates"] == pytest.approx(hits)
 
 
-def test_a_second_run_trains_nothing(rows: list[Row], photos, work: Path) -> None:
+def test_a_second_run_trains_nothing(compared) -> None:
     seen: list[events.Event] = []
     with events.listening(seen.append):
-        again = compare(CONFIG, TABLE, photos, work)
-    assert again == rows
+        again = compare(compared.config, compared.table, compared.photos, compared.work)
+    assert again == compared.rows
     assert not [e for e in seen if e.kind == "begin" and e.task.startswith("training")]
 
 
-def test_another_budget_trains_only_what_is_new(rows: list[Row], photos, work: Path) -> None:
+def test_another_budget_trains_only_what_is_new(compared) -> None:
     seen: list[events.Event] = []
-    table = TABLE.model_copy(update={"seeds": (0,), "budgets": (0.5, 0.7)})
+    table = compared.table.model_copy(update={"seeds": (0,), "budgets": (0.5, 0.7)})
     with events.listening(seen.append):
-        compare(CONFIG, table, photos, work)
+        compare(compared.config, table, compared.photos, compared.work)
     begun = [e.task for e in seen if e.kind == "begin" and e.task.startswith("training")]
     assert sorted(begun) == [
         f"training {method}-0700" for method in ("depgraph", "hrank", "resolution", "width")
@@ -147,7 +132,7 @@ def test_what_lies_above_the_full_method_is_marked() -> None:
 
 
 def test_the_document_is_read_back(rows: list[Row], tmp_path: Path) -> None:
-    told = compression.document(rows, TABLE.headline, {"text": "<b>", "job": "shapes"})
+    told = compression.document(rows, 0.6, {"text": "<b>", "job": "shapes"})
     path = tmp_path / "comparison.json"
     compression.write_document(told, path)
     kept = compression.read_document(path)

@@ -1,0 +1,31 @@
+"""A shipped cascade's model card: what it is, how it was made, how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import text
+
+
+def markdown(facts: Mapping[str, Any]) -> str:
+    """README.md of a light cascade folder (`compress.shipping.ship` gives the facts)."""
+    from .page import environment
+
+    return environment().get_template("model_card.md.j2").render(facts=facts, networks=_rows(facts))
+
+
+def _rows(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    base = facts["base"]["macs"]
+    rates = iter(facts["cascade"]["hit_rates"])
+    return [
+        {
+            "name": name,
+            "shape": f"{one['spec']['family']}, width {one['spec']['width']:.3g}, depth"
+            f" {one['spec']['depth']:.3g}, {one['spec']['resolution']} px",
+            "macs": f"{one['macs'] / 1e6:.1f} M ({text.percent(one['macs'] / base)})",
+            "params": f"{one['params'] / 1e6:.2f} M",
+            "answers": "-" if name == "predictor" else text.percent(next(rates)),
+        }
+        for name, one in facts["networks"].items()
+    ]
