@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .foreign.source import PREFIX
 from .network import NetworkSpec
 from .train import Recipe
 
@@ -65,17 +66,22 @@ Side = Annotated[int, Field(ge=16, le=1024)]
 Epochs = Annotated[int, Field(ge=1)]
 
 
+def _usual_width(read: dict[str, Any]) -> float:
+    return 1.0 if str(read.get("family", "")).startswith(PREFIX) else 0.5
+
+
 class BaseTable(Table):
     """`[compress.base]`: the network that is shrunk.
 
     Attributes:
+        width: by default 0.5, and 1 for a module of the user's own, which is taken as it is.
         multiple: what channels are a multiple of, in the base and in all that is shrunk from it.
         weights: trained weights to begin with (`compress.weights.load_weights`): a file, or
             `torchvision:TAG`, `timm:NAME`, or a `[pretrained]` name.
     """
 
     family: str = "resnet18"
-    width: Positive = 0.5
+    width: Positive = Field(default_factory=_usual_width)
     depth: Positive = 1.0
     resolution: Side = 128
     multiple: Literal[8, 16] = 8
@@ -251,7 +257,8 @@ class CompressConfig(Table):
 
     def resolved(self, quick: bool) -> CompressConfig:
         """The settings that hold, with or without the quick ones; `quick` is empty in it."""
-        own = self.model_dump(exclude={"quick"})
+        # What was left out stays so: a default may hang on a field that quick changes.
+        own = self.model_dump(exclude={"quick"}, exclude_unset=True)
         return CompressConfig.model_validate(_overlaid(own, self.quick) if quick else own)
 
 

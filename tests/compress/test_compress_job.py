@@ -207,6 +207,24 @@ def test_quick_lays_over() -> None:
     assert config.resolved(quick=False).train.epochs == 6
 
 
+def test_an_own_module_is_not_narrowed_unless_the_job_says_so() -> None:
+    own, named = {"family": "module:models:make"}, {"family": "resnet50"}
+    for base, width in [(own, 1.0), (own | {"width": 0.7}, 0.7), (named, 0.5), ({}, 0.5)]:
+        config = CompressConfig.model_validate({"base": base})
+        for quick in (True, False):
+            assert config.resolved(quick).base.width == width
+    switched = CompressConfig.model_validate({"base": named, "quick": {"base": own}})
+    assert switched.resolved(quick=True).base.width == 1.0
+    assert switched.resolved(quick=False).base.width == 0.5
+
+
+def test_what_a_job_resolves_to_has_every_field() -> None:
+    table = CompressConfig.model_validate({"base": {"width": 0.5}}).resolved(quick=False)
+    assert table.model_dump() == CompressConfig().resolved(quick=False).model_dump()
+    base = {"family": "resnet18", "width": 0.5, "depth": 1.0, "resolution": 128}
+    assert table.model_dump(mode="json")["base"] == base | {"multiple": 8, "weights": None}
+
+
 def test_the_example_is_valid() -> None:
     path = Path(__file__).parents[2] / "examples" / "imagenette.toml"
     config = CompressConfig.model_validate(tomllib.loads(path.read_text())["compress"])
