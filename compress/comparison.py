@@ -29,8 +29,8 @@ from .config import CompressConfig, Epochs, Positive, Share, Table
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
 from .learn import Compression
-from .material import CACHE_MARGIN, Material, centred, photos_fingerprint
-from .photos import PhotoSet
+from .material import centred, gather
+from .photos import PhotoSet, photos_fingerprint
 from .proposal import measure_shrinking
 from .steps import train_base
 from .tasks import ClassifyTask, Teacher
@@ -153,9 +153,8 @@ def opened(
     settings = config.model_copy(update={"seed": seed})
     try:
         with FileLock(folder / ".lock", timeout=0):
-            fit, held = learn.hold_out(settings.held_out, seed)
-            side = round(CACHE_MARGIN * settings.base.resolution)
-            yield Compression(settings, Material(fit, held, report_on, side), Workbook(folder))
+            material = gather(settings, learn, report_on, folder)
+            yield Compression(settings, material, Workbook(folder))
     except Timeout:
         raise UsageError(
             f"another comparison is working in {folder}", "wait for it, or give another folder"

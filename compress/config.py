@@ -235,12 +235,15 @@ class CompressConfig(Table):
             thresholds are decided on them.
         crop: whether the cascade has a foreground predictor: `auto` where it pays on the held-out
             photos, or `always`, or `never`.
+        photos: where decoded training photos are kept: in `memory`, or on `disk`, in the work
+            folder, where there are more than memory holds (ImageNet).
         quick: any of these fields, for `--quick`: laid over them.
     """
 
     seed: int = 0
     held_out: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
     crop: Literal["auto", "always", "never"] = "auto"
+    photos: Literal["memory", "disk"] = "memory"
     base: BaseTable = BaseTable()
     train: TrainTable = TrainTable()
     predictor: PredictorTable = PredictorTable()

@@ -39,7 +39,7 @@ class PhotoCache:
         failed: path and cause of each photo that could not be read.
     """
 
-    pixels: tuple[Tensor, ...]
+    pixels: Sequence[Tensor]
     targets: Tensor
     positions: tuple[int, ...]
     failed: tuple[tuple[Path, str], ...]
@@ -83,18 +83,11 @@ def load_cache(photos: PhotoSet, side: int, label: str = "") -> PhotoCache:
     Raises:
         InputError: not one photo can be read.
     """
-
-    def read(path: Path) -> Tensor | str:
-        try:
-            return _pixels(decode(path), side)
-        except RunnerError as error:
-            return error.message
-
     pixels, positions = [], []
     failed = []
     # Pillow decodes without the interpreter's lock: two threads read twice as fast.
     with ThreadPoolExecutor(2) as pool:
-        results = pool.map(read, photos.paths)
+        results = pool.map(lambda path: read_pixels(path, side), photos.paths)
         shown = events.track(results, label or f"reading {photos.name}", len(photos))
         for position, result in enumerate(shown):
             if isinstance(result, str):
@@ -102,12 +95,25 @@ def load_cache(photos: PhotoSet, side: int, label: str = "") -> PhotoCache:
             else:
                 pixels.append(result)
                 positions.append(position)
-    _tell(photos, failed)
+    left_out(photos, failed)
     targets = torch.tensor([photos.targets[i] for i in positions])
     return PhotoCache(tuple(pixels), targets, tuple(positions), tuple(failed))
 
 
-def _tell(photos: PhotoSet, failed: Sequence[tuple[Path, str]]) -> None:
+def read_pixels(path: Path, side: int) -> Tensor | str:
+    """A photo with its short side limited, uint8 `[3, h, w]`; or why it cannot be read."""
+    try:
+        return _pixels(decode(path), side)
+    except RunnerError as error:
+        return error.message
+
+
+def left_out(photos: PhotoSet, failed: Sequence[tuple[Path, str]]) -> None:
+    """Say which photos of a set could not be read.
+
+    Raises:
+        InputError: none could.
+    """
     if len(failed) == len(photos):
         cause = f": {failed[0][1]}" if failed else ""
         raise InputError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ..runner.photo import Box, centre_box, crop_box
 from ..runner.spec import Preprocess
+from .config import CompressConfig
 from .families import Network
 from .loader import Crop, PhotoCache, load_cache, runner_inputs, whole
 from .network import NetworkSpec
 from .photos import PhotoSet
+from .shards import mapped_cache
 from .tasks import Held, run_batched
 
 # Mean and deviation of ImageNet's pixels, as everybody uses them, in 0..255.
@@ -39,6 +41,7 @@ class Material:
         held: part of the training photos that no training sees; everything is decided on them.
         val: only reported on.
         side: short side of cached photos.
+        shards: folder for the decoded photos to train on; None keeps them in memory.
     """
 
     fit: PhotoSet
@@ -46,10 +49,13 @@ class Material:
     val: PhotoSet
     side: int
     preprocess: Preprocess = IMAGENET_PIXELS
+    shards: Path | None = None
 
     @cached_property
     def fit_cache(self) -> PhotoCache:
         """The photos to train on."""
+        if self.shards is not None:
+            return mapped_cache(self.fit, self.side, self.shards)
         return load_cache(self.fit, self.side)
 
     @cached_property
@@ -105,10 +111,9 @@ class Material:
         return torch.tensor(crops)
 
 
-def photos_fingerprint(photos: PhotoSet) -> str:
-    """A hash of names, sizes and classes: changes when photos come, go or are replaced."""
-    digest = hashlib.sha256()
-    for path, target in zip(photos.paths, photos.targets, strict=True):
-        size = path.stat().st_size if path.exists() else -1
-        digest.update(f"{path.parent.name}/{path.name} {size} {target}\n".encode())
-    return digest.hexdigest()
+def gather(settings: CompressConfig, learn: PhotoSet, report_on: PhotoSet, work: Path) -> Material:
+    """The photos of a compression: `learn` is split, `report_on` is only looked at in the end."""
+    fit, held = learn.hold_out(settings.held_out, settings.seed)
+    side = round(CACHE_MARGIN * settings.base.resolution)
+    shards = work / "photos" if settings.photos == "disk" else None
+    return Material(fit, held, report_on, side, shards=shards)

@@ -7,6 +7,7 @@ never end a job.
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import random
 from collections.abc import Sequence
@@ -77,6 +78,15 @@ class PhotoSet:
         chosen = set(held)
         rest = [i for i in range(len(self)) if i not in chosen]
         return self.take(rest), replace(self.take(sorted(held)), name=f"{self.name}, held out")
+
+
+def photos_fingerprint(photos: PhotoSet) -> str:
+    """A hash of names, sizes and classes: changes when photos come, go or are replaced."""
+    digest = hashlib.sha256()
+    for path, target in zip(photos.paths, photos.targets, strict=True):
+        size = path.stat().st_size if path.exists() else -1
+        digest.update(f"{path.parent.name}/{path.name} {size} {target}\n".encode())
+    return digest.hexdigest()
 
 
 def foolbox_photos() -> PhotoSet:

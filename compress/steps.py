@@ -18,9 +18,9 @@ from .families import Network
 from .foreground import draw_boxes, train_predictor
 from .foreign import require_maps
 from .learn import Compression, inherited, train_classifier
-from .material import CACHE_MARGIN, Material, photos_fingerprint
+from .material import gather
 from .network import NetworkSpec
-from .photos import PhotoSet
+from .photos import PhotoSet, photos_fingerprint
 from .proposal import measure_shrinking, propose_members
 from .shrink import Cost
 from .weights import load_weights, weights_identity
@@ -62,9 +62,8 @@ def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may tak
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / ".lock", timeout=0):
-            fit, held = train.hold_out(settings.held_out, settings.seed)
-            side = round(CACHE_MARGIN * settings.base.resolution)
-            one = Compression(settings, Material(fit, held, val, side), Workbook(work))
+            material = gather(settings, train, val, work)
+            one = Compression(settings, material, Workbook(work))
             return _run(one, out, cost, cost_name)
     except Timeout:
         raise UsageError(
