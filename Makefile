@@ -17,6 +17,12 @@ help: ## list these commands
 .PHONY: demo
 demo: install system ## set up and run the main job: real photos, a cascade, a (virtual) Raspberry Pi, a report
 	$(BIN)/edgecompress run $(JOB) --out $(OUT)
+	@$(MAKE) --no-print-directory shipped || echo "The main job above is done. For the second one: edgecompress data get imagenette, make shipped"
+
+.PHONY: shipped
+shipped: install system ## the cascade that this project compressed itself, on the same board (fetches Imagenette, 94 MB)
+	$(BIN)/edgecompress data get imagenette
+	$(BIN)/edgecompress run examples/shipped.toml --out out/shipped
 
 .PHONY: test
 test: install system counting ## set up and run the everyday tests

@@ -59,11 +59,9 @@ def get(
     ] = None,
     as_json: Json = False,
 ) -> Any:
-    """Fetch a photo set; a download that was cut goes on from where it was."""
+    """Fetch a photo set, if it is not here; a download that was cut goes on from where it was."""
     if name == "imagenette":
-        from ..compress.download import fetch_imagenette
-
-        folder = fetch_imagenette(url) if url else fetch_imagenette()
+        folder = _imagenette(url)
     elif name == "foolbox":
         from ..compress.photos import foolbox_photos
 
@@ -77,3 +75,15 @@ def get(
     if not as_json:
         show.say(f"{name} is in {folder}")
     return {"name": name, "folder": str(folder)}
+
+
+def _imagenette(url: str | None) -> Path:
+    from ..compress.download import fetch_imagenette
+    from ..compress.photos import find_photos
+
+    if url:
+        return fetch_imagenette(url)
+    try:
+        return find_photos("imagenette/val").paths[0].parents[2]
+    except InputError:
+        return fetch_imagenette()
