@@ -13,7 +13,15 @@ from typing import Literal
 import numpy as np
 
 Op = Literal[
-    "conv2d", "depthwise", "max_pool", "avg_pool", "global_pool", "elementwise", "select", "softmax"
+    "conv2d",
+    "grouped",
+    "depthwise",
+    "max_pool",
+    "avg_pool",
+    "global_pool",
+    "elementwise",
+    "select",
+    "softmax",
 ]
 
 
@@ -111,7 +119,8 @@ class Layer:
 
     Attributes:
         inputs: names of the activations that the operator itself reads.
-        weight: `[outputs, inputs, kh, kw]` as in ONNX.
+        weight: `[outputs, inputs, kh, kw]` as in ONNX; inputs of a group.
+        groups: of a convolution.
         weight_scale: `[outputs]`, where the weights are whole numbers of -127 to 127 that stand for
             so many times as much; else None.
         bias: `[outputs]`, or None.
@@ -131,6 +140,7 @@ class Layer:
     bias: np.ndarray | None = None
     epilogue: tuple[Step, ...] = ()
     parts: tuple[Part, ...] = ()
+    groups: int = 1
     macs: int = 0
 
     @property

@@ -10,6 +10,7 @@ from ..runner.spec import Preprocess
 from .convolutions import conv2d
 from .epilogue import Affine
 from .graph import Layer, Value
+from .grouped import grouped
 from .kernel import Builder, Kernel
 from .machine import Machine
 from .stage import Expression, bounded, compute
@@ -123,6 +124,7 @@ def _softmax(build: Builder) -> Kernel:
 
 _COMPUTES: dict[str, Callable[[Builder], Kernel]] = {
     "conv2d": conv2d,
+    "grouped": grouped,
     "depthwise": window_op,
     "max_pool": window_op,
     "avg_pool": window_op,

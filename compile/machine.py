@@ -60,6 +60,11 @@ class Machine:
         lanes = self.lanes // 2 if self.dtype == "float16" else self.lanes
         return replace(self, dtype="float32", lanes=lanes)
 
+    @property
+    def vectors(self) -> tuple[int, ...]:
+        """How many vectors of outputs a tile may hold side by side."""
+        return _QUANTISED_PACKS if self.quantised else _PACKS
+
     def channels(self, count: int) -> int:
         """How many channels an activation of `count` has in memory.
 
@@ -79,7 +84,7 @@ class Machine:
             tile = self.tile_rows(vectors)
             return padded * self.tile_cycles(tile, vectors) / (tile * vectors), -vectors
 
-        best = min(_QUANTISED_PACKS if self.quantised else _PACKS, key=cost)
+        best = min(self.vectors, key=cost)
         pack = best * self.lanes
         return pack, -(-count // pack) * pack
 

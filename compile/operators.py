@@ -129,21 +129,22 @@ def _conv(node: Node, reading: Reading) -> None:
     groups = int(node.attributes.get("group", 1))
     if weight.ndim != 4:
         raise unsupported(node, "not two-dimensional")
-    depthwise = groups > 1 and groups == x.channels == outputs
-    if groups != 1 and not depthwise:
-        raise unsupported(node, f"{groups} groups of {x.channels} channels")
-    if inputs * groups != x.channels:
+    if inputs * groups != x.channels or outputs % groups:
         raise unsupported(node, "its sizes do not fit")
+    op = "conv2d" if groups == 1 else "grouped"
+    if 1 < groups == x.channels == outputs:
+        op = "depthwise"
     window = _window(node, reading, x, (weight.shape[2], weight.shape[3]))
     height, width = window.output(x.height, x.width)
     macs = outputs * inputs * weight.shape[2] * weight.shape[3] * height * width
     output = Value(node.outputs[0], outputs, height, width)
     _checked(node, output)
     scale = None
-    if not depthwise or window.dilations == (1, 1):
+    # Of those with groups only depthwise ones without gaps have kernels for whole numbers.
+    if op == "conv2d" or (op == "depthwise" and window.dilations == (1, 1)):
         weight, scale = _weights(node, reading, x, weight, outputs_axis=0)
     layer = Layer(
-        "depthwise" if depthwise else "conv2d",
+        op,
         (x.name,),
         output,
         (node.name,),
@@ -151,6 +152,7 @@ def _conv(node: Node, reading: Reading) -> None:
         weight.astype("float32"),
         scale,
         bias,
+        groups=groups,
         macs=macs,
     )
     reading.add(node, _with_pad_source(node, reading, layer))

@@ -29,14 +29,15 @@ def pad_input(
     """The input with its padding; a stage of its own where anything has to be written.
 
     Args:
-        channels: that `read` has.
+        channels: that `read` has; those beyond the ones in memory are written here too.
         outer: what the padding holds; None is the real number 0.
     """
     import tvm
 
     source = build.values[build.layer.inputs[0]]
     top, left, bottom, right = window.pads
-    if not any(window.pads) and source.name != build.source:
+    within = channels <= build.physical(source)
+    if not any(window.pads) and source.name != build.source and within:
         return read
     if outer is None:
         outer = tvm.tirx.const(0.0, build.machine.dtype)

@@ -45,6 +45,8 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
     "resnet50": _family("resnet50"),
     "mobilenet_v2": _family("mobilenet_v2"),
     "efficientnet_lite0": _family("efficientnet_lite0"),
+    "regnet_x_200mf": _family("regnet_x_200mf"),
+    "regnet_y_200mf": _family("regnet_y_200mf"),
     "foreground_predictor": _family("foreground_predictor", 4),
 }
 

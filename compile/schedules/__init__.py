@@ -7,6 +7,7 @@ the untuned kernel; the tuner runs it with other decisions (docs/kernels.md says
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..machine import Machine
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _SCHEDULES: dict[str, type[Schedule]] = {
     "conv2d": Conv2d,
+    "grouped": Conv2d,
     "winograd2": Winograd,
     "winograd4": Winograd,
     "depthwise": SlidingWindow,
@@ -49,6 +51,8 @@ def find_schedule(func: PrimFunc, machine: Machine) -> Schedule | None:
         machine = machine.of_words()
     elif kind == "float32":
         machine = machine.of_float32()
+    if "edgecompress.lanes" in attributes:
+        machine = replace(machine, lanes=int(attributes["edgecompress.lanes"]))
     return schedule(machine) if schedule else None
 
 

@@ -40,7 +40,8 @@ class Geometry:
     """Of a kernel; `flat` where pixels are one axis (a 1x1 window that reads every pixel).
 
     `pack` is the outputs of a tile: those that lie side by side in the weights, or several times
-    as many where there is one pixel, whose few sums would wait for each other.
+    as many where there is one pixel, whose few sums would wait for each other. `blocks` are the
+    outputs' groups, each with inputs of its own; 1 where all outputs read the same.
     """
 
     flat: bool
@@ -50,6 +51,7 @@ class Geometry:
     pack: int
     inputs: int
     taps: int
+    blocks: int = 1
 
     @staticmethod
     def of(sch: TirSchedule, main: Handle, lanes: int) -> Geometry:
@@ -59,9 +61,11 @@ class Geometry:
         flat = len(sizes) == 3
         height, width = (int(attributes[f"edgecompress.{side}"]) for side in ("height", "width"))
         outputs, pack = sizes[1] if flat else sizes[3], int(attributes["edgecompress.pack"])
+        block = int(attributes.get("edgecompress.block", outputs))
         if height * width == 1:
             most = max(1, _SUMS * lanes // pack)
-            pack *= max(n for n in range(1, most + 1) if outputs // pack % n == 0)
+            packs = math.gcd(block, outputs) // pack
+            pack *= max(n for n in range(1, most + 1) if packs % n == 0)
         return Geometry(
             flat,
             height,
@@ -70,6 +74,7 @@ class Geometry:
             pack=pack,
             inputs=sizes[-1],
             taps=1 if flat else sizes[4] * sizes[5],
+            blocks=-(-outputs // block),
         )
 
 
@@ -153,7 +158,7 @@ class Conv2d(Schedule):
             packs, cores = geometry.outputs // geometry.pack, self.machine.cores
             rounds = -(-blocks * packs // cores)
             idle = rounds * cores / (blocks * packs)
-            block_bytes = lines * geometry.width * geometry.inputs * 4
+            block_bytes = lines * geometry.width * geometry.inputs * geometry.blocks * 4
             cached = packs == 1 or block_bytes <= self.machine.l2_bytes / 2
             return cycles * idle * (1 if cached else _UNCACHED), -lines, -rows
 
