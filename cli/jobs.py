@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from edgecompress.errors import UsageError
+
 from . import steps, summary
 from .job import DeployTable, Job, load_job
 from .state import open_workspace
@@ -73,7 +75,12 @@ Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="At most so many photos, evenly spread.")
 ]
 Budget = Annotated[
-    str | None, typer.Option("--budget", help="How long to tune: 90s, 10m, 2h; overrides the job.")
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        help="What networks may cost: 0.5x of the base, 1.2GMACs, 40ms on the board; again for more"
+        " members. Or how long to tune: 90s, 10m, 2h. Overrides the job.",
+    ),
 ]
 Trials = Annotated[
     int | None, typer.Option("--trials", min=1, help="At most so many measurements when tuning.")
@@ -150,7 +157,7 @@ def _command(last: str, tell: summary.Tell) -> Any:
         sign: Sign = None,
         as_json: Json = False,
     ) -> Any:
-        wanted = _overridden(load_job(job), limit, budget, trials, cost)
+        wanted = _overridden(load_job(job), limit, budget or [], trials, cost)
         wanted = _benched(wanted, threads, cluster, peers)
         if precision is not None:
             quantize = wanted.quantize.model_copy(update={"precision": precision.value})
@@ -187,18 +194,59 @@ def _signed(job: Job, sign: str | None) -> Job:
 
 
 def _overridden(
-    job: Job, limit: int | None, budget: str | None, trials: int | None, cost: TuningCost
+    job: Job, limit: int | None, budgets: list[str], trials: int | None, cost: TuningCost
 ) -> Job:
     """The job with what the command line says instead."""
+    from ..compress.budget import is_budget
+
+    times = [one for one in budgets if not is_budget(one)]
+    if len(times) > 1:
+        raise UsageError(
+            f"--budget: {' and '.join(times)} are two times to tune for", "give one of them"
+        )
+    job = _budgeted(job, [one for one in budgets if is_budget(one)])
+    budget = times[0] if times else None
     bench, tune = job.bench, job.tune
     if limit is not None:
         bench = bench.model_copy(update={"limit": limit, "emulated_limit": limit})
     if budget is not None or trials is not None:
-        seconds = 0 if budget is None else duration(budget, "--budget")
+        seconds = 0 if budget is None else _tuning_time(budget)
         tune = tune.model_copy(update={"seconds": seconds, "trials": trials or 0})
     if cost is not TuningCost.JOB:
         tune = tune.model_copy(update={"cost": cost.value})
     return job.model_copy(update={"bench": bench, "tune": tune})
+
+
+def _tuning_time(budget: str) -> float:
+    try:
+        return duration(budget, "--budget")
+    except UsageError as error:
+        hint = f"{error.hint} to tune for; or 0.5x, 1.2GMACs or 40ms, which networks may cost"
+        raise UsageError(error.message, hint) from None
+
+
+def _budgeted(job: Job, budgets: list[str]) -> Job:
+    """The job with other budgets of the cascade's members.
+
+    Raises:
+        UsageError: one is none, or the job compresses nothing.
+    """
+    if not budgets:
+        return job
+    from ..compress.budget import parse_budget
+
+    if job.compress is None:
+        raise UsageError(
+            f"--budget {budgets[0]}: job {job.name} compresses nothing",
+            "examples/imagenette.toml is a job that does",
+        )
+    order = sorted(map(parse_budget, budgets), key=lambda one: (one.kind, one.value))
+    members = {"budgets": [one.to_json() for one in order]}
+    table, quick = dict(job.compress), dict(job.compress.get("quick") or {})
+    table["members"] = {**(table.get("members") or {}), **members}
+    if quick.get("members"):
+        table["quick"] = {**quick, "members": {**quick["members"], **members}}
+    return job.model_copy(update={"compress": table})
 
 
 def _benched(job: Job, threads: int | None, cluster: ClusterChoice, peers: bool | None) -> Job:

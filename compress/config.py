@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from edgecompress.errors import UsageError
+
+from .budget import Budget, parse_budget
 from .foreign.source import PREFIX
 from .network import NetworkSpec
 from .train import Recipe
@@ -64,6 +67,17 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Side = Annotated[int, Field(ge=16, le=1024)]
 Epochs = Annotated[int, Field(ge=1)]
+
+
+def _budget(written: Any) -> float | str:
+    try:
+        return parse_budget(written).to_json()
+    except UsageError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from None
+
+
+Budgeted = Annotated[float | str, BeforeValidator(_budget)]
+"""A share of the base as a number, `"1.2GMACs"` or `"40ms"` (`budget.parse_budget`)."""
 
 
 def _usual_width(read: dict[str, Any]) -> float:
@@ -163,24 +177,47 @@ class PredictorTable(Table):
 
 
 class ShrinkTable(Table):
-    """`[compress.shrink]`: the trials that measure what depth, width and resolution contribute.
+    """`[compress.shrink]`: the trials that measure what depth, width and resolution contribute,
+    and the search that follows (docs/shrinking.md).
 
     Attributes:
-        epochs: of each trial.
+        epochs: of each trial, and of a search's first, shortest ones.
         share: of the base's MACs that a trial keeps.
+        shares: several of them, a trial each; instead of `share`.
         rate: multiplies the base's learning rate.
+        cost: what a dimension's contribution is held against: `macs`; `ms`, measured on the job's
+            board; `cycles`, milliseconds estimated under emulation.
+        search: the most trials that a member's local search takes; 0 keeps what the exponents say.
+        workers: how many trials run side by side: a number of processes; `auto`, by cores and GPUs;
+            `ray`, over the machines of a Ray cluster.
     """
 
     epochs: Epochs = 4
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     rate: Positive = 0.5
+    cost: Literal["macs", "ms", "cycles"] = "macs"
+    search: Annotated[int, Field(ge=0, le=1000)] = 6
+    workers: Literal["auto", "ray"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+
+    @property
+    def kept(self) -> tuple[float, ...]:
+        """`shares`, or `share` alone."""
+        return self.shares or (self.share,)
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        if len(set(self.shares)) != len(self.shares):
+            raise ValueError("shares: must differ")
+        return self
 
 
 class MembersTable(Table):
     """`[compress.members]`: the networks of the cascade.
 
     Attributes:
-        budgets: of each, as a share of the base's MACs, ascending; 1 is the base itself.
+        budgets: of each: a share of the base (0.5, "0.5x"; 1 is the base itself), "1.2GMACs", or
+            "40ms" on the job's board. Those of one kind ascend.
         epochs: of training with the base as teacher, on whole photos.
         tune_epochs: of the fine-tuning that follows, on predicted crops (and, where `crop` is
             `auto`, once more on whole photos to compare with).
@@ -188,17 +225,26 @@ class MembersTable(Table):
         distil: weight of the teacher's answer in the loss.
     """
 
-    budgets: tuple[Share, ...] = (0.25, 0.5, 1.0)
+    budgets: tuple[Budgeted, ...] = (0.25, 0.5, 1.0)
     epochs: Epochs = 40
     tune_epochs: Epochs = 10
     rate: Positive = 0.5
     tune_rate: Positive = 0.1
     distil: Annotated[float, Field(ge=0, le=1)] = 0.5
 
+    @property
+    def allowed(self) -> tuple[Budget, ...]:
+        """The budgets, read."""
+        return tuple(parse_budget(one) for one in self.budgets)
+
     @model_validator(mode="after")
     def _ascending(self) -> Self:
-        if not self.budgets or list(self.budgets) != sorted(set(self.budgets)):
-            raise ValueError("budgets: must ascend")
+        for kind in ("share", "MACs", "ms"):
+            own = [one.value for one in self.allowed if one.kind == kind]
+            if own != sorted(set(own)):
+                raise ValueError("budgets: must ascend")
+        if not self.budgets:
+            raise ValueError("budgets: must ascend, and there must be one")
         return self
 
 

@@ -2,74 +2,172 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from .learn import Compression, inherited, train_classifier
+from edgecompress.errors import UsageError
+
+from .budget import Budget
+from .learn import Compression
 from .network import NetworkSpec
-from .shrink import Cost, TrialPoint, exponents, propose, trial_specs
+from .shrink import (
+    POWERS,
+    Cost,
+    Dimension,
+    TrialPoint,
+    exponent_errors,
+    exponents,
+    powers,
+    propose,
+    trial_specs,
+)
+from .trial import Trial, run_trials
 from .workbook import Done
 
+MACS = "MACs"
+RECORD = 2
+"""Of the shrink step's result."""
 
-def measure_shrinking(one: Compression, base: Done) -> Done:
-    """What depth, width and resolution each contribute: a short training of each, shrunk alone."""
+
+@dataclass(frozen=True)
+class Price:
+    """What networks cost, beside MACs.
+
+    Attributes:
+        cost: None: their MACs.
+        name: names it in reports: `MACs`, or begins with `ms` where it is milliseconds of a photo.
+    """
+
+    cost: Cost | None = None
+    name: str = MACS
+
+    def of(self, budget: Budget) -> tuple[Cost, str]:
+        """The cost that a budget limits, and its name.
+
+        Raises:
+            UsageError: it is in milliseconds, and nothing measures them.
+        """
+        if budget.kind == "MACs" or self.cost is None:
+            if budget.kind == "ms":
+                raise UsageError(
+                    f"a budget of {budget} needs a board to measure on",
+                    "run it as a job with a board: edgecompress run JOB.toml; or give MACs",
+                )
+            return count_macs, MACS
+        if budget.kind == "ms" and not self.name.startswith("ms"):
+            raise UsageError(f"a budget of {budget} cannot be held against {self.name}")
+        return self.cost, self.name
+
+
+def count_macs(spec: NetworkSpec) -> float:
+    """The cost of which a network's MACs are the price."""
+    return spec.macs
+
+
+def shrink_trials(one: Compression, base: Done) -> list[tuple[Dimension | None, Trial]]:
+    """The reference, and each dimension shrunk alone to each of the configured shares."""
     settings, table = one.settings, one.settings.shrink
     spec = NetworkSpec.from_json(base.result["spec"])
     recipe = settings.train.recipe(table.epochs, seed=settings.seed, rate=table.rate)
-    trials: dict[str, NetworkSpec] = {"reference": spec}
-    trials |= {str(name): trial for name, trial in trial_specs(spec, table.share).items()}
-    done = {
-        name: train_classifier(
-            one,
-            f"trial-{name}",
-            trial,
-            recipe=recipe,
-            inputs={"base": base.fingerprint, "spec": trial.to_json(), "recipe": recipe.to_json()},
-            start=lambda shrunk: inherited(one, shrunk),
+    specs: list[tuple[Dimension | None, str, NetworkSpec]] = [(None, "reference", spec)]
+    for share in table.kept:
+        mark = f"-{100 * share:g}" * (len(table.kept) > 1)
+        for name, made in trial_specs(spec, share).items():
+            specs.append((name, f"{name}{mark}", made))
+    return [
+        (
+            dimension,
+            Trial(
+                f"trial-{name}",
+                made,
+                recipe,
+                {"base": base.fingerprint, "spec": made.to_json(), "recipe": recipe.to_json()},
+            ),
         )
-        for name, trial in trials.items()
-    }
-    points = [
-        TrialPoint(
-            dimension=None if name == "reference" else name,  # type: ignore[arg-type]
-            spec=trials[name],
-            accuracy=step.result["held_out"],
-            photos=step.result["photos"],
-        )
-        for name, step in done.items()
+        for dimension, name, made in specs
     ]
 
+
+def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> Done:
+    """What depth, width and resolution each contribute: a short training of each, shrunk alone."""
+    trials = shrink_trials(one, base)
+    done = run_trials(one, [trial for _, trial in trials], "trials of each dimension")
+
     def work(_: str) -> dict[str, Any]:
+        points = [
+            TrialPoint(
+                dimension=dimension,
+                spec=trial.spec,
+                accuracy=step.result["held_out"],
+                photos=step.result["photos"],
+                cost=None if price.cost is None else price.cost(trial.spec),
+            )
+            for (dimension, trial), step in zip(trials, done, strict=True)
+        ]
         return {
             "points": [
                 {
                     "dimension": point.dimension,
                     "spec": point.spec.to_json(),
                     "macs": point.spec.macs,
+                    "cost": point.paid,
                     "held_out": point.accuracy,
+                    "photos": point.photos,
                 }
                 for point in points
             ],
+            "cost": price.name,
             "exponents": exponents(points),
+            "errors": {name: round(v, 4) for name, v in exponent_errors(points).items()},
+            "powers": dict(POWERS) if price.cost is None else powers(points),
         }
 
-    return one.book.step("shrink", [step.fingerprint for step in done.values()], work)
+    inputs = {"version": RECORD, "cost": price.name, "trials": [step.fingerprint for step in done]}
+    return one.book.step("shrink", inputs, work)
 
 
-def propose_members(one: Compression, shrink: Done, cost: Cost | None, cost_name: str) -> Done:
+def propose_members(one: Compression, shrink: Done, price: Price) -> Done:
     """The members' networks: the largest along the measured exponents within each budget."""
-    budgets = one.settings.members.budgets
+    budgets = one.settings.members.allowed
 
     def work(_: str) -> dict[str, Any]:
         base = NetworkSpec.from_json(shrink.result["points"][0]["spec"])
-        shares = shrink.result["exponents"]
-        price = cost or (lambda spec: spec.macs)
-        specs = [propose(base, shares, budget, price) for budget in budgets]
+        specs, costs = [], []
+        for budget in budgets:
+            cost, name = price.of(budget)
+            specs.append(propose_within(base, shrink.result, budget, cost, name))
+            costs.append(cost(specs[-1]))
         return {
-            "cost": cost_name,
-            "budgets": list(budgets),
+            "cost": price.name,
+            "budgets": [budget.to_json() for budget in budgets],
             "specs": [spec.to_json() for spec in specs],
-            "costs": [price(spec) for spec in specs],
+            "costs": costs,
         }
 
-    inputs = {"shrink": shrink.fingerprint, "budgets": budgets, "cost": cost_name}
+    inputs = {
+        "shrink": shrink.fingerprint,
+        "budgets": [budget.to_json() for budget in budgets],
+        "cost": price.name,
+    }
     return one.book.step("proposals", inputs, work)
+
+
+def propose_within(
+    base: NetworkSpec, measured: Any, budget: Budget, cost: Cost, name: str
+) -> NetworkSpec:
+    """The network along the measured exponents that a budget allows; at most the base itself.
+
+    Args:
+        measured: result of the shrink step.
+        cost, name: as `Price.of` gives them.
+
+    Raises:
+        UsageError: even the narrowest costs more.
+    """
+    share = budget.value if budget.kind == "share" else budget.value / cost(base)
+    # How the cost goes with each dimension was measured in the trials' cost, which may be another.
+    known = measured["powers"] if name == measured["cost"] else POWERS
+    try:
+        return propose(base, measured["exponents"], share, cost, known)
+    except UsageError as error:
+        raise UsageError(f"{error.message} (it is {budget})", error.hint) from None

@@ -1,17 +1,21 @@
 """Compound shrinking: how far to turn depth, width and resolution down, together.
 
 EdgeCompress shrinks each dimension by what it contributes to accuracy and to computation. Here the
-contribution is measured on the user's photos: one short training a dimension, shrunk alone, and
-one of the unshrunk network as the reference. With l = ln(MACs before / after), the accuracy that a
-dimension costs is taken to grow as c * l^2 (the first steps are cheap, the later ones dear), c
-from its measured point. Minimising the sum of c_k * l_k^2 for a given total of l gives each
-dimension a fixed share of the logarithm: l_k ~ 1 / c_k. Those shares are the exponents: at a
-fraction f of the MACs, dimension k is to bring f ** share_k.
+contribution is measured on the user's photos: one short training a dimension, shrunk alone (or a
+few, shrunk more and less), and one of the unshrunk network as the reference. With l = ln(cost
+before / after), the accuracy that a dimension costs is taken to grow as c * l^2 (the first steps
+are cheap, the later ones dear), c from its measured points. Minimising the sum of c_k * l_k^2 for a
+given total of l gives each dimension a fixed share of the logarithm: l_k ~ 1 / c_k. Those shares
+are the exponents: at a fraction f of the cost, dimension k is to bring f ** share_k.
+
+The cost is MACs, or milliseconds measured on a board.
 """
 
 from __future__ import annotations
 
 import math
+import random
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -40,12 +44,19 @@ class TrialPoint:
         dimension: what was shrunk; None for the reference.
         accuracy: on photos held out, after the trial's training.
         photos: how many those were.
+        cost: of one photo; None is its MACs.
     """
 
     dimension: Dimension | None
     spec: NetworkSpec
     accuracy: float
     photos: int
+    cost: float | None = None
+
+    @property
+    def paid(self) -> float:
+        """What one photo costs."""
+        return self.spec.macs if self.cost is None else self.cost
 
 
 def scaled(base: NetworkSpec, factors: Mapping[Dimension, float]) -> NetworkSpec:
@@ -70,23 +81,23 @@ def trial_specs(base: NetworkSpec, share: float) -> dict[Dimension, NetworkSpec]
 
 
 def exponents(points: Sequence[TrialPoint]) -> dict[Dimension, float]:
-    """Each dimension's share of the logarithm of the MACs to save; they add up to 1.
+    """Each dimension's share of the logarithm of the cost to save; they add up to 1.
 
-    A loss below the accuracy's standard error counts as that error: fewer photos cannot tell. A
-    dimension that saved nothing (a network of one block a stage has no depth to give) gets 0.
+    A loss below the accuracy's standard error counts as that error: fewer photos cannot tell. Of
+    several points of one dimension, c is fitted by least squares. A dimension that saved nothing (a
+    network of one block a stage has no depth to give) gets 0.
 
     Raises:
         UsageError: no dimension saves anything.
     """
     reference = next(point for point in points if point.dimension is None)
-    spread = reference.accuracy * (1 - reference.accuracy) / max(reference.photos, 1)
-    floor = max(math.sqrt(spread), 1e-3)
-    weights: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 0.0)
+    floor = max(standard_error(reference.accuracy, reference.photos), 1e-3)
+    seen: dict[Dimension, list[tuple[float, float]]] = {name: [] for name in DIMENSIONS}
     for point in points:
-        saved = math.log(reference.spec.macs / point.spec.macs)
+        saved = math.log(reference.paid / point.paid)
         if point.dimension is not None and saved > 1e-6:
-            lost = max(reference.accuracy - point.accuracy, floor)
-            weights[point.dimension] = saved**2 / lost
+            seen[point.dimension].append((saved, max(reference.accuracy - point.accuracy, floor)))
+    weights: dict[Dimension, float] = {name: _ease(pairs) for name, pairs in seen.items()}
     total = sum(weights.values())
     if total == 0:
         raise UsageError(
@@ -96,11 +107,69 @@ def exponents(points: Sequence[TrialPoint]) -> dict[Dimension, float]:
     return {dimension: weight / total for dimension, weight in weights.items()}
 
 
-def along(base: NetworkSpec, shares: Mapping[Dimension, float], fraction: float) -> NetworkSpec:
-    """The network at about `fraction` of the base's MACs, dimensions shrunk by their shares."""
+def _ease(pairs: Sequence[tuple[float, float]]) -> float:
+    """1 / c, where what is lost goes as c * saved^2: exact of one point, least squares of more."""
+    if not pairs:
+        return 0.0
+    if len(pairs) == 1:
+        saved, lost = pairs[0]
+        return saved**2 / lost
+    return sum(saved**4 for saved, _ in pairs) / sum(saved**2 * lost for saved, lost in pairs)
+
+
+def standard_error(accuracy: float, photos: int) -> float:
+    """Of an accuracy that was counted on so many photos."""
+    return math.sqrt(accuracy * (1 - accuracy) / max(photos, 1))
+
+
+def exponent_errors(points: Sequence[TrialPoint], draws: int = 400) -> dict[Dimension, float]:
+    """The standard error of each exponent that follows from the accuracies' own.
+
+    Each accuracy is drawn anew within its standard error, with the same numbers every time. That
+    networks are measured on the same photos makes their differences surer than is assumed here.
+    """
+    draw = random.Random(0)
+    found: dict[Dimension, list[float]] = {name: [] for name in DIMENSIONS}
+    for _ in range(draws):
+        moved = [
+            replace(p, accuracy=draw.gauss(p.accuracy, standard_error(p.accuracy, p.photos)))
+            for p in points
+        ]
+        # The reference's own accuracy sets the floor: it stays a share.
+        clamped = [replace(p, accuracy=min(max(p.accuracy, 0.0), 1.0)) for p in moved]
+        for name, share in exponents(clamped).items():
+            found[name].append(share)
+    return {name: statistics.pstdev(values) for name, values in found.items()}
+
+
+def powers(points: Sequence[TrialPoint]) -> dict[Dimension, float]:
+    """How the cost goes with each dimension: as its `power`; `POWERS` where no point tells.
+
+    Milliseconds on a board follow MACs only roughly.
+    """
+    reference = next(point for point in points if point.dimension is None)
+    found: dict[Dimension, float] = {}
+    for name in DIMENSIONS:
+        own = [
+            math.log(reference.paid / p.paid) / math.log(factor)
+            for p in points
+            if p.dimension == name
+            and (factor := getattr(reference.spec, name) / getattr(p.spec, name)) > 1
+            and p.paid < reference.paid
+        ]
+        found[name] = statistics.fmean(own) if own else POWERS[name]
+    return found
+
+
+def along(
+    base: NetworkSpec,
+    shares: Mapping[Dimension, float],
+    fraction: float,
+    powers: Mapping[Dimension, float] = POWERS,
+) -> NetworkSpec:
+    """The network at about `fraction` of the base's cost, dimensions shrunk by their shares."""
     return scaled(
-        base,
-        {dimension: fraction ** (share / POWERS[dimension]) for dimension, share in shares.items()},
+        base, {name: fraction ** (share / powers[name]) for name, share in shares.items()}
     )
 
 
@@ -109,6 +178,7 @@ def propose(
     shares: Mapping[Dimension, float],
     budget: float,
     cost: Cost = lambda spec: spec.macs,
+    powers: Mapping[Dimension, float] = POWERS,
 ) -> NetworkSpec:
     """A network along the shares that costs at most `budget` of the base, and nearly that much.
 
@@ -118,6 +188,7 @@ def propose(
     Args:
         budget: share of the base's cost, in 0..1.
         cost: called some ten times.
+        powers: how that goes with each dimension.
 
     Raises:
         UsageError: even the narrowest costs more.
@@ -125,19 +196,31 @@ def propose(
     if budget >= 1:
         return base
     limit = budget * cost(base)
-    start = along(base, shares, budget)
-    low, high = 0.0, min(1.5 * start.width, base.width)
+    start = along(base, shares, budget, powers)
+    best = widest(start, limit, cost, min(1.5 * start.width, base.width))
+    if best is None:
+        raise UsageError(
+            f"no {base.family} fits a budget of {budget:g} of the base",
+            "raise the budget, or start from another family",
+        )
+    return best
+
+
+def widest(
+    start: NetworkSpec, limit: float, cost: Cost, most: float, steps: int = 8
+) -> NetworkSpec | None:
+    """`start` at the largest width below `most` that costs at most `limit`, or None.
+
+    Args:
+        steps: how often the width is halved in; as often `cost` is called.
+    """
+    low, high = 0.0, most
     best: NetworkSpec | None = None
-    for _ in range(8):
+    for _ in range(steps):
         width = round((low + high) / 2, 4)
         spec = replace(start, width=width)
         if cost(spec) <= limit:
             low, best = width, spec
         else:
             high = width
-    if best is None:
-        raise UsageError(
-            f"no {base.family} fits a budget of {budget:g} of the base",
-            "raise the budget, or start from another family",
-        )
     return best

@@ -8,10 +8,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from edgecompress import events
 from edgecompress.errors import InputError, UsageError
 from edgecompress.files import sha256_json, writing
 
 from .assemble import Variant, finish, is_written
+from .budget import member_names
 from .config import CompressConfig
 from .export import save_network
 from .families import Network
@@ -21,7 +23,7 @@ from .learn import Compression, inherited, train_classifier
 from .material import gather
 from .network import NetworkSpec
 from .photos import PhotoSet, photos_fingerprint
-from .proposal import measure_shrinking, propose_members
+from .proposal import MACS, Price, measure_shrinking, propose_members
 from .shrink import Cost
 from .weights import load_weights, weights_identity
 from .workbook import Done, Workbook
@@ -36,7 +38,7 @@ def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may tak
     quick: bool = False,
     *,
     cost: Cost | None = None,
-    cost_name: str = "MACs",
+    cost_name: str = MACS,
 ) -> Path:
     """Train, shrink, calibrate and export a cascade; returns its folder.
 
@@ -47,7 +49,7 @@ def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may tak
         out: the cascade folder.
         quick: with the quick settings laid over the others.
         cost: what a network costs, for shrinking (milliseconds on a board); MACs without it.
-        cost_name: names the cost in the report.
+        cost_name: names the cost in the report; of milliseconds it begins with `ms`.
 
     Raises:
         InputError: the photos cannot be used.
@@ -64,15 +66,17 @@ def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may tak
         with FileLock(work / ".lock", timeout=0):
             material = gather(settings, train, val, work)
             one = Compression(settings, material, Workbook(work))
-            return _run(one, out, cost, cost_name)
+            return _run(one, out, Price(cost, cost_name))
     except Timeout:
         raise UsageError(
             f"another job is working in {work}", "wait for it, or give another folder"
         ) from None
 
 
-def _run(one: Compression, out: Path, cost: Cost | None, cost_name: str) -> Path:
+def _run(one: Compression, out: Path, price: Price) -> Path:
     settings = one.settings
+    for budget in settings.members.allowed:
+        price.of(budget)  # what cannot be held is refused before anything is trained
     crops = settings.crop != "never"
     if crops:
         table = settings.base
@@ -82,17 +86,19 @@ def _run(one: Compression, out: Path, cost: Cost | None, cost_name: str) -> Path
     if crops:
         done["boxes"] = draw_boxes(one, base)
         done["predictor"] = train_predictor(one, done["boxes"])
-    done["shrink"] = measure_shrinking(one, base)
-    done["proposals"] = propose_members(one, done["shrink"], cost, cost_name)
+    done["shrink"] = measure_shrinking(one, base, price)
+    done["proposals"] = propose_members(one, done["shrink"], price)
     specs = [NetworkSpec.from_json(spec) for spec in done["proposals"].result["specs"]]
-    names = [f"member{round(100 * budget):02d}" for budget in settings.members.budgets]
-    for name, spec in zip(names, specs, strict=True):
+    names = member_names(settings.members.allowed)
+    members = cheapest_first(dict(zip(names, specs, strict=True)))
+    names = list(members)
+    for name, spec in members.items():
         done[name] = train_member(one, name, spec, base)
     kinds = {"auto": ("whole", "crop"), "always": ("crop",), "never": ("whole",)}[settings.crop]
     variants = [tune_variant(one, kind, names, done) for kind in kinds]
     fingerprint = sha256_json(
         [
-            settings.model_dump(mode="json"),
+            settings.model_dump(mode="json", exclude={"shrink": {"workers"}}),
             photos_fingerprint(one.material.val),
             [variant.fingerprint for variant in variants],
         ]
@@ -108,6 +114,17 @@ def _run(one: Compression, out: Path, cost: Cost | None, cost_name: str) -> Path
             fingerprint=fingerprint,
         )
     return out
+
+
+def cheapest_first(members: Mapping[str, NetworkSpec]) -> dict[str, NetworkSpec]:
+    """Members in the order of a cascade, each network once."""
+    found: dict[str, NetworkSpec] = {}
+    for name, spec in sorted(members.items(), key=lambda item: item[1].macs):
+        if spec in found.values():
+            events.warn(f"{name} is the same network as another budget's: left out")
+        else:
+            found[name] = spec
+    return found
 
 
 def train_base(one: Compression) -> Done:

@@ -49,14 +49,22 @@ class Workbook:
             artefacts: file names; if one is gone the step is done again.
             scratch: file names that are of no use once the step is recorded.
         """
+        done = self.kept(name, inputs, artefacts)
+        if done is not None:
+            return done
         fingerprint = sha256_json([name, inputs])
-        record = self.folder / f"{name}.json"
-        if record.exists() and all(self.path(one).exists() for one in artefacts):
-            kept = read_json(record, "step record")
-            if kept.get("fingerprint") == fingerprint:
-                return Done(fingerprint, kept["result"])
         result = work(fingerprint)
-        write_json(record, {"fingerprint": fingerprint, "result": result})
+        write_json(self.folder / f"{name}.json", {"fingerprint": fingerprint, "result": result})
         for one in scratch:
             self.path(one).unlink(missing_ok=True)
         return Done(fingerprint, result)
+
+    def kept(self, name: str, inputs: Any, artefacts: tuple[str, ...] = ()) -> Done | None:
+        """A result from last time, where it is of these inputs and all artefacts are there."""
+        fingerprint = sha256_json([name, inputs])
+        record = self.folder / f"{name}.json"
+        if record.exists() and all(self.path(one).exists() for one in artefacts):
+            found = read_json(record, "step record")
+            if found.get("fingerprint") == fingerprint:
+                return Done(fingerprint, found["result"])
+        return None
