@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .padding import pad_image, pad_input, under
 from .stage import Expression, Index, bounded, compute
 
 Product = Callable[[Expression, Expression], Expression]
+Factors = tuple[Index, Any, Product, Affine | None]
 
 
 def conv2d(build: Builder) -> Kernel:
@@ -35,8 +37,8 @@ def conv2d(build: Builder) -> Kernel:
     cut = winograd.plan(layer, machine, inputs) if layer.weight_scale is None else None
     if cut is not None:
         return _winograd(build, cut, inputs)
-    factors = _quantised_factors if layer.weight_scale is not None else _real_factors
-    read, packed, product, affine = factors(build, value, inputs, outputs)
+    lay = partial(pack_weight, inputs=inputs, outputs=outputs, pack=pack)
+    read, packed, product, affine = factors(build, inputs, lay)
     inputs = int(packed.shape[3])
     sum_c = te.reduce_axis((0, inputs), "ci")
     if window.kernel == (1, 1) and window.strides == (1, 1) and not any(window.pads):
@@ -79,13 +81,24 @@ def conv2d(build: Builder) -> Kernel:
     return build.finish(main, False, affine, starts=True)
 
 
+def factors(build: Builder, inputs: int, lay: Callable[[np.ndarray], np.ndarray]) -> Factors:
+    """A convolution's padded input, packed weights, how two of them multiply, and what makes real
+    numbers of their sums. Inputs are channels, or words of a quantised layer.
+
+    Args:
+        inputs: channels of the input in memory.
+        lay: packs the weights: `[co, ci, kh, kw]` to `[tiles, kh, kw, inputs, pack]`.
+    """
+    made = _real_factors if build.layer.weight_scale is None else _quantised_factors
+    return made(build, build.values[build.layer.inputs[0]], inputs, lay)
+
+
 def _real_factors(
-    build: Builder, value: Value, inputs: int, outputs: int
-) -> tuple[Index, Any, Product, Affine | None]:
-    """A convolution's padded input, packed weights, and how two of them multiply."""
-    layer, machine = build.layer, build.machine
+    build: Builder, value: Value, inputs: int, lay: Callable[[np.ndarray], np.ndarray]
+) -> Factors:
+    layer = build.layer
     assert layer.window is not None and layer.weight is not None
-    weight = pack_weight(layer.weight, inputs, outputs, machine.pack(layer.output.channels))
+    weight = lay(layer.weight)
     read = pad_image(build, layer.window) if value.name == build.source else None
     if read is None:
         read = pad_input(build, layer.window, build.normalised(value.name, inputs), inputs)
@@ -93,18 +106,16 @@ def _real_factors(
 
 
 def _quantised_factors(
-    build: Builder, value: Value, inputs: int, outputs: int
-) -> tuple[Index, Any, Product, Affine | None]:
-    """The same in words of whole numbers, and what makes real numbers of their sums."""
+    build: Builder, value: Value, inputs: int, lay: Callable[[np.ndarray], np.ndarray]
+) -> Factors:
     from tvm import tirx
 
     layer, integer = build.layer, build.machine.integer
     assert layer.window is not None and layer.weight is not None
     assert layer.weight_scale is not None
-    pack = build.machine.pack(layer.output.channels)
     weight, scale = integer.fitted(layer.weight, layer.weight_scale, axis=1)
-    laid = pack_weight(weight, inputs, outputs, pack)
-    words = laid.reshape(*laid.shape[:3], inputs // WORD, WORD, pack).swapaxes(-1, -2)
+    laid = lay(weight)
+    words = laid.reshape(*laid.shape[:3], -1, WORD, laid.shape[-1]).swapaxes(-1, -2)
     packed = build.constant(integer.words(words), "weight", "int32")
     zeros = np.full(WORD, build.stored_zero(value), integer.dtype)
     nothing = tirx.const(int(zeros.view("int32")[0]), "int32")

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .convolutions import factors
 from .graph import Layer
 from .kernel import ATTRIBUTE, Builder, Kernel
 from .machine import Machine
-from .padding import pad_input, under
+from .padding import under
 from .stage import Expression, compute
 
 _LEAST_LANES = 4  # a vector of two takes as long as one of four, on all processors
@@ -73,47 +75,50 @@ def grouped(build: Builder) -> Kernel:
     layer, window, output = build.layer, build.layer.window, build.layer.output
     assert window is not None and layer.weight is not None
     value, channels = build.values[layer.inputs[0]], build.physical(output)
-    cut = plan(layer, build.machine, channels)
-    # The last block may reach beyond the channels in memory: zeros there.
-    reach = max(cut.blocks * cut.inputs, build.physical(value))
-    read = pad_input(build, window, build.normalised(value.name, reach), reach)
-    packed = build.constant(pack_weight(layer, cut, channels), "weight")
-    sums = (*window.kernel, cut.inputs)
+    cut, there = plan(layer, build.machine, channels), build.physical(value)
+    read, packed, product, affine = factors(
+        build, there, partial(pack_weight, layer, cut, channels)
+    )
+    inputs = int(packed.shape[3])  # of a block: numbers, or words of them
+    there = there * inputs // cut.inputs
+    sums = (*window.kernel, inputs)
     kh, kw, k = (te.reduce_axis((0, size), name) for size, name in zip(sums, _SUMS, strict=True))
 
-    def gathered(b: Any, h: Any, w: Any, i: Any, j: Any, channel: Any) -> Expression:
-        # A block of zeros reads what the last one does.
+    def gathered(*at: Any) -> Expression:
+        b, h, w, i, j, channel = at
+        # What is beyond the last block, or beyond the last input, has zero weights: any will do.
         own = tirx.min(b, cut.blocks - 1) if channels > cut.blocks * cut.outputs else b
-        return read(*under(window, h, w, i, j), own * cut.inputs + channel)
+        place = own * inputs + channel
+        place = tirx.min(place, there - 1) if there < cut.blocks * inputs else place
+        return read(*under(window, h, w, i, j), place)
 
     shape = (-(-channels // cut.outputs), output.height, output.width, *sums)
     gather = compute(shape, gathered, name="gather")
     main = compute(
         (1, output.height, output.width, channels),
         lambda _, h, w, c: te.sum(
-            gather[c // cut.outputs, h, w, kh, kw, k]
-            * packed[c // cut.pack, kh, kw, k, c % cut.pack],
+            product(
+                gather[c // cut.outputs, h, w, kh, kw, k],
+                packed[c // cut.pack, kh, kw, k, c % cut.pack],
+            ),
             axis=[kh, kw, k],
         ),
         name="main",
     )
-    kernel = build.finish(main, starts=True)
+    kernel = build.finish(main, affine=affine, starts=True)
     tiles = {"pack": cut.pack, "block": cut.outputs, "lanes": cut.lanes}
     attributes = tiles | {"height": output.height, "width": output.width}
-    named = {ATTRIBUTE + key: number for key, number in attributes.items()}
+    named: dict[str, Any] = {ATTRIBUTE + key: number for key, number in attributes.items()}
     return replace(kernel, func=kernel.func.with_attrs(named))
 
 
-def pack_weight(layer: Layer, cut: Plan, channels: int) -> np.ndarray:
+def pack_weight(layer: Layer, cut: Plan, channels: int, weight: np.ndarray) -> np.ndarray:
     """`[co, ci, kh, kw]`, ci of a group, to `[channels / pack, kh, kw, inputs, pack]`."""
-    assert layer.weight is not None
-    _, inputs, outputs = _sizes(layer)
-    weight = layer.weight
+    groups, inputs, outputs = _sizes(layer)
     full = np.zeros((channels, cut.inputs, *weight.shape[2:]), "float32")
-    together = cut.outputs // outputs
-    for place in range(len(weight) // outputs):
-        own = slice(place * outputs, (place + 1) * outputs)
-        first = place % together * inputs
+    for group in range(groups):
+        own = slice(group * outputs, (group + 1) * outputs)
+        first = group % (cut.outputs // outputs) * inputs
         full[own, first : first + inputs] = weight[own]
     tiles = full.reshape(channels // cut.pack, cut.pack, *full.shape[1:])
     return tiles.transpose(0, 3, 4, 2, 1)

@@ -11,6 +11,7 @@ import numpy as np
 from edgecompress.errors import CompileError
 
 from .graph import Layer, Part, Quantization, Step, Value, Window
+from .integer import WORD
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,9 @@ def _conv(node: Node, reading: Reading) -> None:
     output = Value(node.outputs[0], outputs, height, width)
     _checked(node, output)
     scale = None
-    # Of those with groups only depthwise ones without gaps have kernels for whole numbers.
-    if op == "conv2d" or (op == "depthwise" and window.dilations == (1, 1)):
+    # Others have no kernels for whole numbers: a word's four inputs have to be of one group.
+    words = {"grouped": inputs % WORD == 0, "depthwise": window.dilations == (1, 1)}
+    if words.get(op, True):
         weight, scale = _weights(node, reading, x, weight, outputs_axis=0)
     layer = Layer(
         op,

@@ -29,15 +29,14 @@ def pad_input(
     """The input with its padding; a stage of its own where anything has to be written.
 
     Args:
-        channels: that `read` has; those beyond the ones in memory are written here too.
+        channels: that `read` has.
         outer: what the padding holds; None is the real number 0.
     """
     import tvm
 
     source = build.values[build.layer.inputs[0]]
     top, left, bottom, right = window.pads
-    within = channels <= build.physical(source)
-    if not any(window.pads) and source.name != build.source and within:
+    if not any(window.pads) and source.name != build.source:
         return read
     if outer is None:
         outer = tvm.tirx.const(0.0, build.machine.dtype)

@@ -178,7 +178,9 @@ class Conv2d(Schedule):
             return geometry.inputs
         if geometry.inputs % 4:
             return geometry.inputs if geometry.inputs < 4 else 1
-        return choose(sch, [size for size in (1, 2, 4, 8) if geometry.inputs % size == 0], 2)
+        # Next to the sums of a tile of one vector the weights of two inputs find no registers.
+        usual = 1 if geometry.pack == self.machine.lanes else 2
+        return choose(sch, [size for size in (1, 2, 4, 8) if geometry.inputs % size == 0], usual)
 
     def _load_inputs(
         self,

@@ -21,6 +21,7 @@ from edgecompress.compile.fusion import fuse_elementwise
 from edgecompress.compile.graph import Graph, Layer, Value
 from edgecompress.compile.integer import as_words, integer_of
 from edgecompress.compile.pipeline import finish, prepare
+from edgecompress.compress.network import NetworkSpec
 from edgecompress.runner.spec import Preprocess
 from edgecompress.targets import Board, load_board
 
@@ -39,6 +40,20 @@ Written = list[tuple[str, np.ndarray]]
 
 def photo_of(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (1, height, width, 3), np.uint8)
+
+
+def woken(spec: NetworkSpec) -> Any:
+    """A network whose normalisations do something: fresh residual branches end in zeros."""
+    import torch
+
+    torch.manual_seed(0)
+    network = spec.build().eval()
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if name.endswith(("running_var", "1.weight")):
+            tensor.data.uniform_(0.5, 1.5)
+        elif name.endswith("running_mean"):
+            tensor.data.uniform_(-0.2, 0.2)
+    return network
 
 
 def session_of(model: Any) -> Any:

@@ -92,12 +92,12 @@ def _custom_of_constants(net: Any) -> str:
     return net.add("Relu", net.constant([1.0]), domain="com.example")
 
 
-def _grouped(net: Any) -> str:
-    return net.conv(net.conv("image", 8), 8, 3, group=2)
+def _unequal_groups(net: Any) -> str:
+    return net.conv(net.conv("image", 8), 7, 3, group=2)
 
 
-def _multiplied_depthwise(net: Any) -> str:
-    return net.conv("image", 6, 3, group=3)
+def _groups_of_other_inputs(net: Any) -> str:
+    return net.add("Conv", net.conv("image", 8), net.weight(8, 3, 3, 3), group=2)
 
 
 def _moving_weights(net: Any) -> str:
@@ -229,8 +229,8 @@ def _small_image(net: Any) -> str:
         (_shape, "Shape", ""),
         (_custom, "Relu", ""),
         (_custom_of_constants, "Relu", "constants"),
-        (_grouped, "Conv", "2 groups of 8 channels"),
-        (_multiplied_depthwise, "Conv", "3 groups of 3 channels"),
+        (_unequal_groups, "Conv", "sizes do not fit"),
+        (_groups_of_other_inputs, "Conv", "sizes do not fit"),
         (_moving_weights, "Conv", "not a constant"),
         (_transposed, "ConvTranspose", ""),
         (_max_with_indices, "MaxPool", "indices"),
@@ -311,18 +311,21 @@ def test_an_output_that_is_always_the_same_is_refused(net: Any, tmp_path: Path) 
 def test_layers_of_a_network(net: Any, tmp_path: Path) -> None:
     x = net.conv("image", 16, (3, 5), strides=[2, 1], pads=[1, 2, 1, 2], dilations=[1, 1])
     x = net.conv(x, 16, 3, group=16)
+    x = net.conv(x, 24, 1, group=4)
     graph = read(net, tmp_path, net.head(x, 7))
-    first, second, last = graph.layers
-    assert (first.op, second.op, last.op) == ("conv2d", "depthwise", "conv2d")
+    first, second, third, last = graph.layers
+    assert [layer.op for layer in graph.layers] == ["conv2d", "depthwise", "grouped", "conv2d"]
     assert first.output.shape == (4, 6, 16)
     assert second.output.shape == (2, 4, 16)
+    assert (third.output.shape, third.groups) == ((2, 4, 24), 4)
     assert first.window is not None
     assert (first.window.kernel, first.window.strides) == ((3, 5), (2, 1))
     assert first.window.pads == (1, 2, 1, 2)
     assert first.macs == 16 * 3 * 15 * 4 * 6
     assert second.macs == 16 * 9 * 2 * 4
-    assert last.macs == 7 * 16 * 2 * 4
-    assert graph.macs == first.macs + second.macs + last.macs
+    assert third.macs == 24 * 4 * 2 * 4
+    assert last.macs == 7 * 24 * 2 * 4
+    assert graph.macs == first.macs + second.macs + third.macs + last.macs
     assert (graph.output.channels, graph.output.rank) == (7, 2)
     assert [layer.sources for layer in graph.layers] == [
         (node.name,) for node in net.nodes if node.op_type in ("Conv", "Gemm")

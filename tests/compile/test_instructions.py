@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edgecompress.bench import emulated
 from edgecompress.compile.network import compile_network
 from edgecompress.compile.pipeline import finish, prepare
+from edgecompress.compress.export import export_network
+from edgecompress.compress.network import NetworkSpec
 from edgecompress.errors import EdgeCompressError
 from edgecompress.targets import Board, load_board
 from edgecompress.targets.runtime import write_runtime
 
-from .simulation import PREPROCESS, Written, check
+from .simulation import PREPROCESS, Written, check, image_of, photo_of, woken
 
 SAME = [1, 1, 1, 1]
 SIDE = 18
@@ -93,6 +96,8 @@ def whole_numbers(net: Any) -> str:
     x = net.quantised(six, 0.012, -128)
     deep = net.whole_conv(x, 24, 5, pads=[2, 2, 2, 2], group=24)
     deep = net.quantised(net.add("Relu", deep), 0.014, -128)
+    deep = net.add("Relu", net.whole_conv(deep, 24, 3, pads=SAME, group=3))
+    deep = net.quantised(deep, 0.014, -128)
     y = net.add("Relu", net.add("Add", net.whole_conv(deep, 24), x))
     y = net.quantised(y, 0.02, -128)
     real = net.add("Relu", net.conv(y, 20, 3, pads=SAME))
@@ -120,6 +125,7 @@ def half_precision(net: Any) -> str:
     three = net.conv(x, 13, 1, strides=[2, 2])
     deep = net.conv(three, 13, 5, pads=[2, 2, 2, 2], group=13)
     y = net.add("Clip", deep, net.constant(0.0), net.constant(6.0))
+    y = net.conv(net.conv(y, 24), 24, 3, pads=SAME, group=3)
     y = net.add("HardSwish", net.conv(y, 20, 3, pads=SAME, strides=[2, 2]))
     pool = net.add("MaxPool", y, kernel_shape=[3, 3], pads=SAME)
     mean = net.add("AveragePool", y, kernel_shape=[3, 3], pads=SAME)
@@ -165,7 +171,7 @@ def test_whole_numbers_on_x86(name: str, whole: Path) -> None:
 def test_half_precision_on_a_raspberry_pi(half: Path, emulation: Callable[..., Run]) -> None:
     got = check(half, load_board("virtual-pi5"), emulation("float16"))
     kinds = {kernel.partition("_")[0] for kernel in got.kernels if "float16" in kernel}
-    assert {"conv2d", "depthwise", "softmax"} <= kinds
+    assert {"conv2d", "grouped", "depthwise", "softmax"} <= kinds
     assert any(kernel.startswith("winograd") for kernel in got.kernels)
 
 
@@ -174,6 +180,23 @@ def test_whole_numbers_beside_half_precision(whole: Path, emulation: Callable[..
     """Sums of whole numbers do not fit half precision: what is beside them is float32."""
     got = check(whole, load_board("virtual-pi5"), emulation("float16"))
     assert not any("float16" in kernel for kernel in got.kernels)
+
+
+@pytest.mark.slow
+@pytest.mark.board
+@pytest.mark.parametrize("family", ["regnet_x_200mf", "regnet_y_200mf"])
+def test_a_regnet_on_a_raspberry_pi(
+    family: str, tmp_path: Path, emulation: Callable[..., Run]
+) -> None:
+    spec = NetworkSpec(family, 0.5, 0.4, 32, 10)
+    network, path, photo = woken(spec), tmp_path / "regnet.onnx", photo_of(32, 32)
+    export_network(network, spec, path, torch.zeros(0, 3, 32, 32))
+    written = emulation()(path, photo, load_board("virtual-pi4"))
+    assert sum(kernel.startswith("grouped_3x3s") for kernel, _ in written) >= 4
+    with torch.inference_mode():
+        want = network(torch.from_numpy(image_of(photo))).numpy()
+    assert np.ptp(want) > 0.1
+    np.testing.assert_allclose(written[-1][1], want, rtol=0, atol=1e-4 * np.abs(want).max())
 
 
 # Which instructions come out

@@ -517,6 +517,7 @@ def mixed(net: Any) -> str:
     x = net.add("Relu", net.conv("image", 12, 3, pads=[1, 1, 1, 1], strides=[2, 2]))
     x = net.conv(x, 24)
     x = net.add("Clip", net.conv(x, 24, 3, pads=[1, 1, 1, 1], group=24), net.constant(0.0))
+    x = net.conv(x, 24, 3, pads=[1, 1, 1, 1], group=3)
     x = net.add("AveragePool", net.add("MaxPool", x, kernel_shape=[2, 2]), kernel_shape=[3, 3])
     return net.head(x)
 
@@ -543,6 +544,7 @@ def test_every_choice_gives_the_same_numbers(
     found = tasks(prepare(path, board, PREPROCESS), board)
     assert {str(task.kernel.attrs["edgecompress.op"]) for task in found} == {
         "conv2d",
+        "grouped",
         "depthwise",
         "max_pool",
         "avg_pool",
