@@ -11,6 +11,7 @@ from edgecompress.errors import UsageError
 from .budget import Budget, parse_budget
 from .foreign.source import PREFIX
 from .network import NetworkSpec
+from .search import FEWEST_TRIALS
 from .train import Recipe
 
 
@@ -187,7 +188,8 @@ class ShrinkTable(Table):
         rate: multiplies the base's learning rate.
         cost: what a dimension's contribution is held against: `macs`; `ms`, measured on the job's
             board; `cycles`, milliseconds estimated under emulation.
-        search: the most trials that a member's local search takes; 0 keeps what the exponents say.
+        search: the most trainings that a member's local search takes, 4 or more; 0 keeps what the
+            exponents say.
         workers: how many trials run side by side: a number of processes; `auto`, by cores and GPUs;
             `ray`, over the machines of a Ray cluster.
     """
@@ -209,6 +211,8 @@ class ShrinkTable(Table):
     def _different(self) -> Self:
         if len(set(self.shares)) != len(self.shares):
             raise ValueError("shares: must differ")
+        if 0 < self.search < FEWEST_TRIALS:
+            raise ValueError(f"search: 0, or at least {FEWEST_TRIALS}")
         return self
 
 

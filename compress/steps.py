@@ -24,6 +24,7 @@ from .material import gather
 from .network import NetworkSpec
 from .photos import PhotoSet, photos_fingerprint
 from .proposal import MACS, Price, measure_shrinking, propose_members
+from .searching import search_members
 from .shrink import Cost
 from .weights import load_weights, weights_identity
 from .workbook import Done, Workbook
@@ -88,7 +89,10 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
         done["predictor"] = train_predictor(one, done["boxes"])
     done["shrink"] = measure_shrinking(one, base, price)
     done["proposals"] = propose_members(one, done["shrink"], price)
-    specs = [NetworkSpec.from_json(spec) for spec in done["proposals"].result["specs"]]
+    found = done["proposals"]
+    if settings.shrink.search:
+        found = done["search"] = search_members(one, base, found, price)
+    specs = [NetworkSpec.from_json(spec) for spec in found.result["specs"]]
     names = member_names(settings.members.allowed)
     members = cheapest_first(dict(zip(names, specs, strict=True)))
     names = list(members)

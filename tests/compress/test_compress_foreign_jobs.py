@@ -112,7 +112,7 @@ def compressed(family: str, shapes, root: Path, crop: str) -> Path:
             "base": {"family": family, "width": 1.0, "resolution": 32},
             "train": {"epochs": 2, "batch": 16, "rate": 0.02, "scale": 0.6},
             "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 1},
-            "shrink": {"epochs": 1},
+            "shrink": {"epochs": 1, "search": 0},
             "members": {"budgets": [0.6, 1.0], "epochs": 1, "tune_epochs": 1},
         }
     )

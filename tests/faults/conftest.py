@@ -40,7 +40,7 @@ held_out = 0.25
 base = {{ family = "resnet18", width = 0.125, resolution = 32 }}
 train = {{ epochs = 1, batch = 16, rate = 0.02, decay = 0.01, scale = 0.6 }}
 predictor = {{ resolution = 32, width = 0.5, cam_resolution = 64, epochs = 1 }}
-shrink = {{ epochs = 1 }}
+shrink = {{ epochs = 1, search = 0 }}
 members = {{ budgets = [0.4, 1.0], epochs = 1, tune_epochs = 1 }}
 
 [bench]

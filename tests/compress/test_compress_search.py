@@ -1,0 +1,176 @@
+"""The local search: its steps along the budget, its judgement, and its record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecompress import events
+from edgecompress.compress.config import CompressConfig
+from edgecompress.compress.learn import Compression
+from edgecompress.compress.material import gather
+from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.photos import image_folder
+from edgecompress.compress.proposal import Price, measure_shrinking, propose_members
+from edgecompress.compress.search import (
+    LEAST_USED,
+    Point,
+    better,
+    first_round,
+    front,
+    kept,
+    neighbours,
+    next_depth,
+)
+from edgecompress.compress.searching import search_members
+from edgecompress.compress.steps import train_base
+from edgecompress.compress.workbook import Done, Workbook
+
+BASE = NetworkSpec("resnet18", 1.0, 1.0, 128, 10)
+
+
+def _macs(spec: NetworkSpec) -> float:
+    return spec.macs
+
+
+def _point(accuracy: float, cost: float, photos: int = 100) -> Point:
+    return Point(BASE, cost, accuracy, photos, 1, 0.0, True, "")
+
+
+@pytest.mark.parametrize(("width", "depth", "side"), [(0.55, 1.0, 96), (0.83, 0.7, 120)])
+def test_neighbours_keep_the_budget_and_use_it(width: float, depth: float, side: int) -> None:
+    spec = NetworkSpec("resnet18", width, depth, side, 10)
+    found = list(islice(neighbours(spec, BASE, spec.macs, _macs), 3))
+    assert found
+    assert len({(one.macs, one.params, one.resolution) for one in [spec, *found]}) == 1 + len(found)
+    for one in found:
+        assert LEAST_USED * spec.macs <= one.macs <= spec.macs
+        assert abs(one.resolution - spec.resolution) in (0, 8)
+        assert one.depth <= 1
+        assert one.width <= 1
+        assert one.resolution <= 128
+
+
+def test_depth_goes_block_by_block() -> None:
+    found, depth = [], 1.0
+    while (below := next_depth(replace(BASE, depth=depth), 1.0, -1)) is not None:
+        depth = below
+        found.append(replace(BASE, depth=depth).params)
+    assert len(found) == 4  # eight blocks, of which each stage keeps one
+    assert found == sorted(found, reverse=True)
+    assert next_depth(BASE, 1.0, 1) is None
+    assert next_depth(replace(BASE, depth=depth), 1.0, 1) is not None
+
+
+@given(st.integers(0, 200), st.booleans())
+def test_a_round_takes_what_is_left(left: int, fresh: bool) -> None:
+    count = first_round(left, fresh)
+    used = 2 * fresh + count + kept(count)
+    assert count == 0 or used <= left
+    assert 2 * fresh + count + 1 + kept(count + 1) > left
+
+
+def test_noise_is_no_reason_to_change() -> None:
+    hand = _point(0.80, 100)  # standard error: 4 points
+    assert not better(_point(0.83, 100), hand)
+    assert "5.0 points" in better(_point(0.85, 100), hand)
+    assert "10.0 % cheaper" in better(_point(0.80, 90), hand)
+    assert not better(_point(0.79, 50), hand)
+    assert better(_point(0.83, 100, 10_000), _point(0.80, 100, 10_000))
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12))
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    chosen = [points[i] for i in front(points)]
+    assert chosen == sorted(set(chosen))
+    for cost, accuracy in points:
+        assert any(c <= cost and a >= accuracy for c, a in chosen)
+    for cost, accuracy in chosen:
+        others = [one for one in points if one != (cost, accuracy)]
+        assert not any(c <= cost and a >= accuracy for c, a in others)
+
+
+CONFIG = CompressConfig.model_validate(
+    {
+        "held_out": 0.25,
+        "base": {"family": "resnet18", "width": 0.125, "resolution": 40},
+        "train": {"epochs": 2, "batch": 16, "rate": 0.02, "scale": 0.6},
+        "shrink": {"epochs": 1, "search": 6},
+        "members": {"budgets": [0.5, 1.0]},
+    }
+)
+
+
+def _opened(shapes, folder: Path, config: CompressConfig = CONFIG) -> Compression:
+    folder.mkdir(exist_ok=True)
+    train, val = (image_folder(path) for path in shapes)
+    return Compression(config, gather(config, train, val, folder), Workbook(folder))
+
+
+def _searched(one: Compression) -> Done:
+    base = train_base(one)
+    proposals = propose_members(one, measure_shrinking(one, base), Price())
+    return search_members(one, base, proposals, Price())
+
+
+class _Stop(BaseException):
+    """As sudden as a kill, and of this process."""
+
+
+def _until_one_is_trained(one: Compression, trained: list[str]) -> Done | None:
+    """Search until a second training begins."""
+    first: list[str] = []
+
+    def listen(event: events.Event) -> None:
+        if event.kind == "begin" and event.task.startswith("training search"):
+            if first:
+                raise _Stop
+            first.append(event.task)
+
+    try:
+        with events.listening(listen):
+            return _searched(one)
+    except _Stop:
+        return None
+    finally:
+        trained += first
+
+
+def test_a_search_that_is_stopped_at_every_trial(shapes, tmp_path: Path) -> None:
+    trained: list[str] = []
+    while (done := _until_one_is_trained(_opened(shapes, tmp_path), trained)) is None:
+        assert len(trained) < 10
+    assert 4 <= len(trained) == len(set(trained)) <= 6  # each once, however often it was stopped
+    half, whole = done.result["members"]
+    short = len(trained) - 2
+    assert [point["long"] for point in half["points"]] == [False] * short + [True] * 2
+    assert [point["epochs"] for point in half["points"]] == [1] * short + [3] * 2
+    assert sorted(f"training {point['step']}" for point in half["points"]) == sorted(trained)
+    for point in half["points"][1:]:
+        assert point["cost"] == point["macs"] <= half["limit"]
+    # The judgement, by hand.
+    proposal, challenger = half["points"][short:]
+    assert proposal["spec"] == half["start"]
+    gain = challenger["held_out"] - proposal["held_out"]
+    wins = gain > proposal["error"] or (gain >= 0 and challenger["cost"] < proposal["cost"])
+    assert half["chosen"] == (challenger if wins else proposal)["spec"]
+    assert whole["points"] == []
+    assert whole["chosen"] == _opened(shapes, tmp_path).settings.base.spec(2).to_json()
+    assert done.result["specs"] == [half["chosen"], whole["chosen"]]
+    # Done is done.
+    again: list[str] = []
+    assert _until_one_is_trained(_opened(shapes, tmp_path), again) == done
+    assert not again
+
+
+def test_the_search_can_be_left_out_or_be_too_small() -> None:
+    for search in (0, 4, 50):
+        assert CompressConfig.model_validate({"shrink": {"search": search}})
+    for wrong in ({"search": 3}, {"shares": [0.5, 0.5]}, {"workers": 0}, {"workers": "many"}):
+        with pytest.raises(ValueError, match="shrink"):
+            CompressConfig.model_validate({"shrink": wrong})
