@@ -18,6 +18,7 @@ from .glance import glances
 from .peer_facts import cycles_of
 from .report import Material, read_manifest
 from .schema import Layer, Report
+from .search_section import section_values
 
 TEMPLATES = Path(__file__).parent / "templates"
 SLOWEST = 12
@@ -78,6 +79,7 @@ def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
             script=Markup(threshold.script()) if data else None,
             script_hash=threshold.script_hash() if data else None,
             **(page_values(compared) if compared else {"comparison": None}),
+            **section_values(report.compression),
         )
     )
 

@@ -13,6 +13,7 @@ from .compare import precision_of, throttled
 from .glance import verdict
 from .markdown import code, escape, table
 from .schema import Precision, Report, Scores
+from .search_section import sentences
 
 _EMULATED = (
     "Emulated board: answers are those of a real ARM program, times are an emulator's and compare"
@@ -29,6 +30,7 @@ def report_markdown(report: Report) -> str:
     lines += ["", *_flow(report)]
     if report.precision is not None:
         lines += ["", *_precision(report.precision)]
+    lines += ["", *(f"- {escape(one)}" for one in sentences(report.compression))]
     lines += ["", *_provenance(report)]
     return "\n".join(_single_gaps(lines)) + "\n"
 

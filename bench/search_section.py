@@ -1,0 +1,277 @@
+"""The report's section on compound shrinking: what each dimension contributes, and the search's
+whole record, every point of it.
+
+It comes out of compression.json; a record that is damaged, or of another version, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from markupsafe import Markup
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from ..compress.search import front
+from . import charts, text
+
+_LEFT, _RIGHT, _TOP, _HEIGHT = 76, 40, 24, 300
+_COLOURS = 4
+_MANY = 1e15
+"""No number of a sound record is this large."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(gt=0, lt=_MANY)]
+Zero = Annotated[float, Field(ge=0, lt=_MANY)]
+Count = Annotated[int, Field(ge=0, lt=_MANY)]
+Word = Annotated[str, Field(max_length=400)]
+
+
+class Network(BaseModel):
+    """A network's three dimensions."""
+
+    depth: Amount
+    width: Amount
+    resolution: Annotated[int, Field(gt=0, lt=_MANY)]
+
+
+class Point(BaseModel):
+    """A candidate after one of its trainings (`compress.search.Point`)."""
+
+    spec: Network
+    macs: Amount
+    cost: Amount
+    held_out: Share
+    error: Share
+    photos: Count
+    epochs: Count
+    seconds: Zero
+    long: bool
+
+
+class Member(BaseModel):
+    """One budget's search (`compress.searching.Hunt.record`)."""
+
+    name: Word
+    budget: Word
+    cost: Word
+    limit: Amount
+    points: list[Point]
+    chosen: Network
+    start: Network
+    why: Word
+
+
+class Trial(BaseModel):
+    """One dimension shrunk alone, or the reference."""
+
+    dimension: Word | None
+    macs: Amount
+    cost: Amount
+    held_out: Share
+
+
+class Shrinking(BaseModel):
+    """What the dimensions contribute (`compress.proposal.measure_shrinking`)."""
+
+    points: list[Trial]
+    exponents: dict[str, Share]
+    errors: dict[str, Zero]
+    cost: Word
+
+    @model_validator(mode="after")
+    def _whole(self) -> Shrinking:
+        named = {point.dimension for point in self.points if point.dimension is not None}
+        if not named <= self.exponents.keys() == self.errors.keys():
+            raise ValueError("a dimension has no exponent")
+        if [point.dimension for point in self.points].count(None) != 1:
+            raise ValueError("there is one reference")
+        return self
+
+
+def read_shrinking(compression: Mapping[str, Any] | None) -> Shrinking | None:
+    """What a compression.json says of the dimensions; None where it says nothing sound."""
+    return _read(Shrinking, compression, "shrink")
+
+
+def read_search(compression: Mapping[str, Any] | None) -> list[Member]:
+    """What a compression.json says of its searches, those that trained anything."""
+    found = _read(_Search, compression, "search")
+    return [] if found is None else [member for member in found.members if member.points]
+
+
+class _Search(BaseModel):
+    members: list[Member]
+
+
+def _read(kind: type[Any], compression: Mapping[str, Any] | None, step: str) -> Any:
+    steps = (compression or {}).get("steps")
+    value = steps.get(step) if isinstance(steps, Mapping) else None
+    if not isinstance(value, Mapping):
+        return None
+    try:
+        return kind.model_validate(value)
+    except ValidationError:
+        return None
+
+
+def section_values(compression: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the template's part about shrinking needs."""
+    measured, members = read_shrinking(compression), read_search(compression)
+    return {
+        "shrinking": measured,
+        "shrinking_rows": [] if measured is None else contribution_rows(measured),
+        "searched": members,
+        "search_told": [told(member) for member in members],
+        "search_plot": plot(members),
+        "search_head": HEAD,
+        "search_rows": [row for member in members for row in rows(member)],
+    }
+
+
+def contribution_rows(measured: Shrinking) -> list[tuple[str, str, str, str]]:
+    """What was shrunk, what it saved, the accuracy, and its share of what is to be saved."""
+    reference = next(point for point in measured.points if point.dimension is None)
+    made = []
+    for point in measured.points:
+        name, share = point.dimension, ""
+        if name is not None:
+            share = f"{_percent(measured.exponents[name])} {_either(measured.errors[name])}"
+        saved = text.percent(1 - point.cost / reference.cost)
+        made.append((name or "nothing", saved, text.percent(point.held_out), share))
+    return made
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _either(error: float) -> str:
+    return f"\N{PLUS-MINUS SIGN} {100 * error:.0f}"
+
+
+def told(member: Member) -> str:
+    """A search in a sentence."""
+    trials, minutes = len(member.points), sum(point.seconds for point in member.points) / 60
+    return (
+        f"{member.name}, within {member.budget}: {trials} trials, {minutes:.1f} minutes of"
+        f" training; chosen is {_network(member.chosen)}, {member.why}."
+    )
+
+
+def _network(spec: Network) -> str:
+    return f"depth {spec.depth:.3g}, width {spec.width:.3g}, {spec.resolution} px"
+
+
+def rows(member: Member) -> list[tuple[str, ...]]:
+    """Every point: member, network, MACs, cost, accuracy, epochs, and what became of it."""
+    best = set(_front(member.points))
+    made = []
+    for index, point in enumerate(member.points):
+        marks = []
+        if point.spec == member.start:
+            marks.append("proposed")
+        if index in best:
+            marks.append("on the front")
+        if point.long and point.spec == member.chosen:
+            marks.append("chosen")
+        made.append(
+            (
+                member.name,
+                _network(point.spec),
+                text.macs(point.macs),
+                _cost(member, point.cost),
+                f"{100 * point.held_out:.1f} {_either_fine(point.error)} %",
+                str(point.epochs),
+                f"{point.seconds:.0f}",
+                ", ".join(marks),
+            )
+        )
+    return made
+
+
+def _cost(member: Member, cost: float) -> str:
+    if member.cost.startswith("ms"):
+        return text.milliseconds(cost)
+    return _percent(cost / member.limit) + " of the budget"
+
+
+def _either_fine(error: float) -> str:
+    return f"\N{PLUS-MINUS SIGN} {100 * error:.1f}"
+
+
+def _front(points: Sequence[Point]) -> list[int]:
+    """Of the points after the longer trainings, which no other one matches with fewer MACs."""
+    long = [index for index, point in enumerate(points) if point.long]
+    return [long[i] for i in front([(points[i].macs, points[i].held_out) for i in long])]
+
+
+HEAD = ("member", "network", "MACs", "cost", "held-out top-1", "epochs", "seconds", "note")
+
+
+def plot(members: Sequence[Member]) -> Markup:
+    """Accuracy over MACs of every point: large after the longer training; the front is drawn
+    through these, and what was chosen has a ring and its name."""
+    points = [point for member in members for point in member.points]
+    if not points:
+        return Markup("")
+    x_low, x_high = charts.padded(min(p.macs for p in points), max(p.macs for p in points), 0.06)
+    y_low, y_high = charts.padded(
+        min(p.held_out for p in points), max(p.held_out for p in points), 0.12
+    )
+    axes = charts.Axes(
+        max(0.0, x_low), x_high, max(0.0, y_low), min(1.0, y_high) if y_low < 1 else y_high,
+        _LEFT, charts.WIDTH - _RIGHT, _TOP, _TOP + _HEIGHT,
+    )  # fmt: skip
+    parts = _grid(axes)
+    best = [points[index] for index in _front(points)]
+    if len(best) > 1:
+        parts.append(charts.polyline([axes.at(p.macs, p.held_out) for p in best], "curve"))
+    for index, member in enumerate(members):
+        for point in member.points:
+            x, y = axes.at(point.macs, point.held_out)
+            radius = 4.5 if point.long else 2.5
+            parts.append(charts.circle(x, y, radius, f"run stage-{index % _COLOURS + 1}"))
+    for member in members:
+        chosen = next((p for p in member.points if p.long and p.spec == member.chosen), None)
+        if chosen is not None:
+            x, y = axes.at(chosen.macs, chosen.held_out)
+            anchor = "end" if x > charts.WIDTH * 0.7 else "start"
+            parts.append(charts.circle(x, y, 7, "own"))
+            side = -12 if anchor == "end" else 12
+            parts.append(charts.words(x + side, y + 18, member.name, "name", anchor))
+    said = "; ".join(
+        f"{member.name} {text.percent(point.held_out)} at {text.macs(point.macs)} MACs"
+        f" after {point.epochs} epochs"
+        for member in members
+        for point in member.points
+    )
+    bottom = _TOP + _HEIGHT + 54
+    return charts.drawing(charts.WIDTH, bottom, "Every candidate of the search", said, parts)
+
+
+def _grid(axes: charts.Axes) -> list[Markup]:
+    parts = []
+    for step in range(5):
+        y_value = axes.y_low + (axes.y_high - axes.y_low) * step / 4
+        x_value = axes.x_low + (axes.x_high - axes.x_low) * step / 4
+        x, y = axes.at(x_value, y_value)
+        parts.append(charts.rect(axes.left, y, axes.right - axes.left, 1, "grid"))
+        parts.append(charts.words(axes.left - 10, y + 4, text.percent(y_value), "tick", "end"))
+        parts.append(charts.words(x, axes.bottom + 22, text.macs(x_value), "tick", "middle"))
+    parts.append(charts.words(axes.right, axes.bottom + 44, "MACs a photo", "axis", "end"))
+    parts.append(charts.words(axes.left, axes.top - 8, "held-out top-1", "axis"))
+    return parts
+
+
+def sentences(compression: Mapping[str, Any] | None) -> Iterator[str]:
+    """It all in short: one sentence for the dimensions, one for each search."""
+    measured = read_shrinking(compression)
+    if measured is not None:
+        parts = ", ".join(
+            f"{name} {_percent(share)} {_either(measured.errors[name])}"
+            for name, share in measured.exponents.items()
+        )
+        yield f"Compound shrinking, shares of what is saved in {measured.cost}: {parts}."
+    for member in read_search(compression):
+        yield told(member)
