@@ -185,22 +185,26 @@ def compress(run: Run) -> None:
             pretrained_cascade(config, run.cascade, run.job.name)
     else:
         from ..compress.photos import find_photos
+        from .cost import job_cost
 
         table = compress_config(run.job)
+        cost = job_cost(run, table.resolved(run.quick))
         train = find_photos(run.job.data.train or "", run.data)
         validation = find_photos(run.job.data.photos, run.data)
         inputs = {
-            "compress": table.model_dump(mode="json"),
+            "compress": table.model_dump(mode="json", exclude={"shrink": {"workers"}}),
             "train": _files(train),
             "photos": _files(validation),
             "quick": run.quick,
+            **({} if cost is None else {"cost": cost.identity}),
         }
 
         def work() -> None:
             from ..compress.plan import compress_photos
 
             training = run.space.path("training")
-            compress_photos(table, train, validation, training, run.cascade, run.quick)
+            priced = {} if cost is None else {"cost": cost, "cost_name": f"ms on {cost.where}"}
+            compress_photos(table, train, validation, training, run.cascade, run.quick, **priced)
 
     run.space.step("compress", inputs, [run.cascade], work)
 
@@ -323,7 +327,7 @@ def compile_(run: Run) -> None:
         "cascade": _folder(run.deployed),
         "board": asdict(run.board),
         "cluster": run.job.bench.cluster,
-        "code": _code("compile", "runner"),
+        "code": code_fingerprint("compile", "runner"),
         "database": sha256_file(run.database) if run.database.exists() else None,
         **compiler_precision(run.job),
     }
@@ -359,7 +363,7 @@ def alone(board: Board, purpose: str, wait: float) -> Iterator[None]:
 
 
 @contextmanager
-def _leased(name: str, wait: float, token: str) -> Iterator[Session]:
+def leased(name: str, wait: float, token: str) -> Iterator[Session]:
     """A session with a board that is ours meanwhile."""
     with connect(name) as session, lease(session, "bench", wait=wait, token=token) as held:
         yield session
@@ -377,7 +381,7 @@ def bench(run: Run) -> None:
     def work() -> None:
         from ..bench.board_run import run_on_boards
 
-        boards = {name: partial(_leased, name, run.wait, new_token()) for name in names}
+        boards = {name: partial(leased, name, run.wait, new_token()) for name in names}
         run_on_boards(boards, run.bundle, run.photos, out, run.job.bench)
 
     inputs = {
@@ -404,7 +408,7 @@ def peers(run: Run) -> None:
         "database": sha256_file(database) if database else None,
         "compiler": compiler,
         "here": installed(),
-        "code": _code("compile", "bench/peers", "bench/emulated"),
+        "code": code_fingerprint("compile", "bench/peers", "bench/emulated"),
     }
     parts = []
     for onnx in run.networks():
@@ -542,7 +546,7 @@ def _files(photos: PhotoSet) -> str:
     return sha256_json([photos.name, names, sizes, photos.targets])
 
 
-def _code(*rooms: str) -> str:
+def code_fingerprint(*rooms: str) -> str:
     """A fingerprint of our own sources, so that an upgrade compiles again."""
     root = Path(__file__).parent.parent
     sources = [path for room in rooms for path in sorted((root / room).rglob("*.py"))]

@@ -1,0 +1,82 @@
+"""What networks cost on a job's board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecompress.cli.cost import KeptCost, job_cost, shapes
+from edgecompress.cli.job import Job, compress_config
+from edgecompress.cli.state import Workspace
+from edgecompress.cli.steps import Run
+from edgecompress.compress.network import NetworkSpec
+from edgecompress.errors import UsageError
+
+SMALL = NetworkSpec("resnet18", 0.125, 1.0, 32, 2)
+
+
+def _run(board: str, out: Path, **compress: Any) -> Run:
+    job = Job.model_validate(
+        {
+            "name": "priced",
+            "board": board,
+            "data": {"photos": "x", "train": "y"},
+            "compress": compress,
+            "bench": {"threads": 1, "warmup": 1},
+        }
+    )
+    return Run(job, Workspace(out), board)
+
+
+def _cost(run: Run) -> KeptCost | None:
+    return job_cost(run, compress_config(run.job).resolved(run.quick))
+
+
+def test_an_equal_network_is_measured_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    measured: list[NetworkSpec] = []
+
+    def measure(spec: NetworkSpec, folder: Path) -> float:
+        assert folder.is_dir()
+        measured.append(spec)
+        return 7.0
+
+    def again() -> KeptCost:
+        return KeptCost("here", {"threads": 1}, measure)
+
+    assert again()(SMALL) == 7.0
+    # The multiplier is another one, its channels are not.
+    other = NetworkSpec("resnet18", 0.126, 1.0, 32, 2)
+    assert shapes(other) == shapes(SMALL)
+    assert again()(other) == again()(SMALL) == 7.0
+    assert measured == [SMALL]
+    # Another resolution, depth or condition is another network, or another cost.
+    assert shapes(NetworkSpec("resnet18", 0.125, 0.5, 32, 2)) != shapes(SMALL)
+    for spec, where in ((NetworkSpec("resnet18", 0.125, 1.0, 40, 2), 1), (SMALL, 2)):
+        known = {path.name for path in (tmp_path / "costs").iterdir()}
+        KeptCost("here", {"threads": where}, lambda *_: 8.0)(spec)
+        assert len({path.name for path in (tmp_path / "costs").iterdir()} - known) == 1
+
+
+def test_a_board_without_times_is_refused_and_macs_need_none(tmp_path: Path) -> None:
+    assert _cost(_run("virtual-pi4", tmp_path)) is None
+    for table in ({"members": {"budgets": ["40ms"]}}, {"shrink": {"cost": "ms"}}):
+        with pytest.raises(UsageError, match="emulated") as caught:
+            _cost(_run("virtual-pi4", tmp_path, **table))
+        assert "MACs" in caught.value.hint
+        assert "cycles" in caught.value.hint
+    with pytest.raises(UsageError, match="cycles cannot be estimated for host"):
+        _cost(_run("host", tmp_path, shrink={"cost": "cycles"}))
+
+
+@pytest.mark.slow
+def test_more_computation_takes_longer_on_the_host(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    cost = _cost(_run("host", tmp_path / "out", members={"budgets": ["40ms"]}))
+    assert cost is not None
+    small, large = (cost(NetworkSpec("resnet18", 0.25, 1.0, side, 2)) for side in (32, 160))
+    assert 0 < small < large
+    bundles = list(tmp_path.rglob("bundles/*"))
+    assert not bundles
