@@ -239,6 +239,7 @@ def _serve(connection: Any, threads: int, gpu: str | None) -> None:
     """What a worker does until nobody asks any more. Runs in a process of its own."""
     # Ctrl-C reaches the whole group: who asked ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sending = threading.Lock()
 
     def send(kind: str, value: Any) -> None:
@@ -251,6 +252,14 @@ def _serve(connection: Any, threads: int, gpu: str | None) -> None:
             while True:
                 function, item = connection.recv()
                 send(*_answer(function, item))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed leaves nobody to ask, and a trial may take hours."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _answer(function: Callable[[Any], Any], item: Any) -> tuple[str, Any]:
