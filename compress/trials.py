@@ -8,6 +8,7 @@ it is started anew and its trial tried once more.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import multiprocessing
 import os
@@ -332,7 +333,7 @@ def _cluster(ray: Any) -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=None)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has no error type of its own for this
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
