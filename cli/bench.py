@@ -11,7 +11,7 @@ import typer
 
 from edgecompress.errors import UsageError
 
-from . import bench_compression, bench_tune, jobs, show
+from . import bench_compression, bench_crops, bench_tune, jobs, show
 from .bench_tune import OtherPrecision
 from .precision import require_float16
 from .steps import alone
@@ -32,6 +32,7 @@ app = typer.Typer(
 jobs.add(app, "bench", JobUnlessNamed.job)
 bench_tune.add(app)
 bench_compression.add(app)
+bench_crops.add(app)
 
 Models = Annotated[
     list[str] | None,
