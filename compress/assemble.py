@@ -10,28 +10,25 @@ from typing import Any
 import numpy as np
 
 from edgecompress import __version__, events
-from edgecompress.errors import InputError
+from edgecompress.errors import InputError, UsageError
 from edgecompress.files import read_json
 
 from ..runner.spec import Cascade, Predictor, Stage
-from .cascade import (
-    Member,
-    OperatingPoint,
-    apply,
-    choose,
-    expected_calibration_error,
-    frontier,
-    sweep,
-)
+from .budget import member_names
+from .cascade import Member, OperatingPoint, frontier
+from .chooser import Asked, Chooser, chooser
 from .config import CompressConfig
+from .crossfit import Estimate, Part, estimate, left_out, parts
 from .evaluate import normalise
 from .export import write_cascade
 from .families import Network
 from .foreign.source import short_name
+from .likelihood import expected_calibration_error
 from .loader import Crop, PhotoCache, runner_inputs, whole
 from .material import Material, centred
 from .network import NetworkSpec
 from .photos import PhotoSet
+from .switch import Decision, Tried, decide
 
 CHECKED_PHOTOS = 4
 """Held-out photos on which ONNX Runtime is compared with PyTorch, beside random inputs."""
@@ -63,12 +60,36 @@ class Variant:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A variant with its operating points on the held-out photos."""
+    """A variant with its operating points on the held-out photos.
+
+    Attributes:
+        asked: what its members say.
+        parts: all that was tried, once more without each part of the photos.
+        chosen: what is wanted; None where no point is.
+        estimate: of `chosen`, on photos that did not choose; None of too few photos.
+    """
 
     variant: Variant
-    members: tuple[Member, ...]
+    asked: Asked
     points: tuple[OperatingPoint, ...]
-    chosen: OperatingPoint
+    parts: tuple[Part, ...]
+    chosen: OperatingPoint | None
+    estimate: Estimate | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The variant that the cascade is made of, and its setting."""
+
+    variant: Variant
+    point: OperatingPoint
+
+    @property
+    def members(self) -> dict[str, tuple[NetworkSpec, Network]]:
+        """The networks that the cascade has."""
+        names = list(self.variant.members)
+        places = range(len(names)) if self.point.members is None else self.point.members
+        return {names[place]: self.variant.members[names[place]] for place in places}
 
 
 def finish(
@@ -82,24 +103,25 @@ def finish(
     fingerprint: str,
 ) -> Path:
     """Calibrate, decide, export, and measure the result on the photos to report on."""
-    targets = material.held_cache.targets.numpy()
-    calibrated = [_calibrate(one, settings, material, targets, base[0]) for one in variants]
-    best = better(calibrated)
-    if len(calibrated) > 1:
-        verdict = "pays" if best.variant.kind == "crop" else "does not pay"
-        events.note(f"cropping {verdict} on the held-out photos: see compression.json")
-    cascade = _describe(best, settings, material)
+    choosing = chooser(settings.cascade, members=len(variants[0].members), base_macs=base[0].macs)
+    calibrated = [
+        _calibrate(one, settings, material, choosing, alone=len(variants) == 1) for one in variants
+    ]
+    kept, decision = better(calibrated, choosing)
+    cascade = _describe(kept, settings, material)
     report = {
         "kind": "trained",
         "fingerprint": fingerprint,
         "config": settings.model_dump(mode="json"),
         "photos": {"fit": len(material.fit_cache), "held_out": len(material.held_cache)},
         "steps": dict(done),
-        "variants": {one.variant.kind: _report(one, targets) for one in calibrated},
-        "crop": best.variant.kind,
-        "validation": _validate(best, settings, material, base),
+        "variants": {one.variant.kind: _report(one, choosing) for one in calibrated},
+        "crop": kept.variant.kind,
+        "switch": None if decision is None else decision.to_json(),
+        "cascade": {"networks": list(kept.members), "setting": asdict(kept.point)},
+        "validation": _validate(kept, settings, material, base),
     }
-    return _write(best, cascade, material, report, out)
+    return _write(kept, cascade, material, report, out)
 
 
 def is_written(out: Path, fingerprint: str) -> bool:
@@ -110,20 +132,22 @@ def is_written(out: Path, fingerprint: str) -> bool:
         return False
 
 
-def better(calibrated: Sequence[Calibrated]) -> Calibrated:
-    """The variant to keep: cropping has to be at least as accurate at the MACs of the other.
-
-    Compared at the operating point that was chosen for whole photos: the most accurate point of
-    the crop variant that takes no more MACs, its predictor's included, must beat it.
-    """
+def better(calibrated: Sequence[Calibrated], choosing: Chooser) -> tuple[Kept, Decision | None]:
+    """The variant to keep, and of two how that was decided (`switch.decide`); it is told."""
     first, *others = calibrated
-    for other in others:
-        within = [
-            point for point in frontier(other.points) if point.mean_macs <= first.chosen.mean_macs
-        ]
-        if within and within[-1].top1 > first.chosen.top1:
-            return Calibrated(other.variant, other.members, other.points, within[-1])
-    return first
+    if not others:
+        assert first.chosen is not None  # of a single one the chooser has refused what is not there
+        return Kept(first.variant, first.chosen), None
+    whole, crop = calibrated
+    decision = decide(choosing, _tried(whole), _tried(crop))
+    verdict = "pays" if decision.second else "does not pay"
+    events.note(f"cropping {verdict} on the held-out photos: {decision.why}")
+    kept = crop if decision.second else whole
+    return Kept(kept.variant, decision.point), decision
+
+
+def _tried(one: Calibrated) -> Tried:
+    return Tried(one.asked, one.points, one.parts, one.chosen)
 
 
 def _crop(variant: Variant, settings: CompressConfig, material: Material, held: bool) -> Crop:
@@ -139,41 +163,49 @@ def _photos(material: Material, held: bool) -> tuple[PhotoSet, PhotoCache]:
     return material.val, material.val_cache
 
 
-def _members(
-    variant: Variant, settings: CompressConfig, material: Material, held: bool
-) -> tuple[Member, ...]:
+def _ask(variant: Variant, settings: CompressConfig, material: Material, held: bool) -> Asked:
+    """What the members of a variant say of the photos held out, or of those to report on."""
     photos, cache = _photos(material, held)
     crop = _crop(variant, settings, material, held)
-    return tuple(
-        Member(one[0].macs, material.logits(photos, cache, crop, one))
-        for one in events.track(
-            list(variant.members.values()), f"members ({variant.kind}) on {photos.name}"
+    table = settings.cascade
+    names = member_names(settings.members.allowed)
+    times = dict(zip(names, table.costs_ms, strict=True)) if table.costs_ms else {}
+    members = tuple(
+        Member(network[0].macs, material.logits(photos, cache, crop, network), times.get(name))
+        for name, network in events.track(
+            list(variant.members.items()), f"members ({variant.kind}) on {photos.name}"
         )
     )
+    predictor_ms = 0.0 if variant.predictor is None else table.predictor_ms
+    return Asked(members, cache.targets.numpy(), variant.fixed, predictor_ms)
 
 
 def _calibrate(
     variant: Variant,
     settings: CompressConfig,
     material: Material,
-    targets: np.ndarray,
-    base: NetworkSpec,
+    choosing: Chooser,
+    *,
+    alone: bool,
 ) -> Calibrated:
-    table = settings.cascade
-    members = _members(variant, settings, material, held=True)
-    points = sweep(
-        members, targets, criterion=table.criterion, fixed=variant.fixed, alphas=table.alphas
-    )
-    chosen = choose(
-        points,
-        macs=None if table.macs is None else table.macs * base.macs,
-        top1=table.top1,
-        slack=table.slack,
-    )
-    return Calibrated(variant, members, tuple(points), chosen)
+    asked = _ask(variant, settings, material, held=True)
+    points = choosing.sweep(asked)
+    try:
+        chosen = choosing.choose(points, asked)
+    except UsageError:
+        if alone:
+            raise
+        return Calibrated(variant, asked, tuple(points), (), None, None)
+    made = parts(choosing, asked)
+    told = None
+    if made:
+        answered = left_out(asked, made, lambda _, part: choosing.nearest(part.points, part.fit))
+        told = estimate(answered, len(made))
+    return Calibrated(variant, asked, tuple(points), tuple(made), chosen, told)
 
 
-def _report(one: Calibrated, targets: np.ndarray) -> dict[str, Any]:
+def _report(one: Calibrated, choosing: Chooser) -> dict[str, Any]:
+    targets = one.asked.targets
     return {
         "members": [
             {
@@ -188,17 +220,20 @@ def _report(one: Calibrated, targets: np.ndarray) -> dict[str, Any]:
                 "training": one.variant.training[name],
             }
             for (name, (spec, _)), member in zip(
-                one.variant.members.items(), one.members, strict=True
+                one.variant.members.items(), one.asked.members, strict=True
             )
         ],
         "predictor_macs": one.variant.fixed,
-        "curve": [asdict(point) for point in frontier(one.points)],
-        "chosen": asdict(one.chosen),
+        "curve": [asdict(point) for point in frontier(one.points, choosing.cost)],
+        "chosen": None if one.chosen is None else asdict(one.chosen),
+        "cross_fitted": None if one.estimate is None else asdict(one.estimate),
+        "ways": [asdict(point) for point in choosing.best_of_each_way(one.points)],
+        "selections": [asdict(point) for point in choosing.best_of_each_selection(one.points)],
     }
 
 
 def _validate(
-    one: Calibrated,
+    one: Kept,
     settings: CompressConfig,
     material: Material,
     base: tuple[NetworkSpec, Network],
@@ -206,27 +241,22 @@ def _validate(
     """Base, members and cascade on the photos that nothing was decided on."""
     cache = material.val_cache
     targets = cache.targets.numpy()
-    members = _members(one.variant, settings, material, held=False)
+    asked = _ask(one.variant, settings, material, held=False)
     alone = material.logits(material.val, cache, centred, base)
-    result = apply(
-        members,
-        targets,
-        one.chosen,
-        criterion=settings.cascade.criterion,
-        fixed=one.variant.fixed,
-    )
+    result = asked.apply(one.point)
     return {
         "photos": len(cache),
         "failed": len(cache.failed),
         "base": {"top1": _top1(alone, targets), "macs": base[0].macs},
         "members": {
             name: {"top1": _top1(member.logits, targets), "macs": member.macs + one.variant.fixed}
-            for name, member in zip(one.variant.members, members, strict=True)
+            for name, member in zip(one.variant.members, asked.members, strict=True)
         },
         "cascade": {
             "top1": round(result.top1, 5),
             "mean_macs": round(result.mean_macs),
             "hit_rates": [round(rate, 5) for rate in result.hit_rates],
+            "mean_ms": None if result.mean_ms is None else round(result.mean_ms, 4),
         },
     }
 
@@ -235,8 +265,8 @@ def _top1(logits: np.ndarray, targets: np.ndarray) -> float:
     return round(float((logits.argmax(1) == targets).mean()), 5)
 
 
-def _describe(one: Calibrated, settings: CompressConfig, material: Material) -> Cascade:
-    point = one.chosen
+def _describe(one: Kept, settings: CompressConfig, material: Material) -> Cascade:
+    point = one.point
     thresholds = (*point.thresholds, None)
     predictor = None
     if one.variant.predictor is not None:
@@ -259,10 +289,10 @@ def _describe(one: Calibrated, settings: CompressConfig, material: Material) -> 
                 params=spec.params,
             )
             for (name, (spec, _)), threshold, temperature in zip(
-                one.variant.members.items(), thresholds, point.temperatures, strict=True
+                one.members.items(), thresholds, point.temperatures, strict=True
             )
         ),
-        criterion=settings.cascade.criterion,
+        criterion=point.criterion,
         accumulate=point.accumulate,
         alpha=point.alpha,
         origin={
@@ -275,9 +305,9 @@ def _describe(one: Calibrated, settings: CompressConfig, material: Material) -> 
 
 
 def _write(
-    one: Calibrated, cascade: Cascade, material: Material, report: dict[str, Any], out: Path
+    one: Kept, cascade: Cascade, material: Material, report: dict[str, Any], out: Path
 ) -> Path:
-    networks = dict(one.variant.members)
+    networks = one.members
     if one.variant.predictor is not None:
         networks["predictor"] = one.variant.predictor
     positions = material.held_cache.positions[:CHECKED_PHOTOS]

@@ -1,20 +1,33 @@
-"""Choosing a cascade's thresholds, temperatures and alpha on photos that no training touched."""
+"""Choosing a cascade's members, thresholds, temperatures and alpha on photos that no training
+touched."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
 
 import numpy as np
 
 from edgecompress.errors import UsageError
 
-from ..runner.cascade import combine, confidence, softmax
+from ..runner.cascade import combine, confidence
+from .likelihood import fit_alpha, fit_temperature
+from .thresholds import Judged, Solved, descend, solve
 
-ALPHAS = (0.5, 1.0, 1.6, 2.5)
-"""Weights of a later member's logits that are tried; EdgeCompress uses 1.6."""
+LEARNED = "learned"
+Alpha = float | Literal["learned"]
+ALPHAS: tuple[Alpha, ...] = (0.5, 1.0, 1.6, 2.5, LEARNED)
+"""Weights of a later member's logits that are tried; EdgeCompress uses 1.6, and the learned one is
+the likeliest."""
+
+AUTO = "auto"
+CRITERIA = ("margin", "max_softmax")
+"""Of the runner; `auto` tries both."""
+
+Cost = Literal["macs", "ms"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +37,12 @@ class Member:
     Attributes:
         macs: of one run.
         logits: `[n, classes]`.
+        ms: of one run, where it was measured.
     """
 
     macs: int
     logits: np.ndarray
+    ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,10 @@ class OperatingPoint:
         top1: share of photos named rightly.
         mean_macs: of a photo, `fixed` included.
         hit_rates: share of photos that each member answers.
+        criterion: `margin` or `max_softmax`.
+        members: places of the members that the cascade has, of those that were given; None: all.
+        learned: whether alpha is the likeliest one.
+        mean_ms: of a photo, `fixed_ms` included; None where a member's is not known.
     """
 
     thresholds: tuple[float, ...]
@@ -49,61 +68,43 @@ class OperatingPoint:
     top1: float
     mean_macs: float
     hit_rates: tuple[float, ...]
+    criterion: str = "margin"
+    members: tuple[int, ...] | None = None
+    learned: bool = False
+    mean_ms: float | None = None
 
-
-def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature of the smallest negative log-likelihood (Guo et al. 2017), in 0.05..20.
-
-    Args:
-        logits: `[n, classes]`.
-        targets: `[n]`.
-    """
-
-    def loss(log_temperature: float) -> float:
-        likely = softmax(logits / math.exp(log_temperature))[np.arange(len(targets)), targets]
-        return float(-np.log(np.maximum(likely, 1e-300)).mean())
-
-    # The loss has one minimum in 1/T (it is convex there): golden section finds it.
-    low, high = math.log(0.05), math.log(20.0)
-    golden = (math.sqrt(5) - 1) / 2
-    for _ in range(40):
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        if loss(left) < loss(right):
-            high = right
-        else:
-            low = left
-    return math.exp((low + high) / 2)
-
-
-def expected_calibration_error(
-    logits: np.ndarray, targets: np.ndarray, temperature: float = 1.0, bins: int = 15
-) -> float:
-    """Mean gap between confidence and accuracy over equal bins of confidence (Guo et al. 2017)."""
-    probabilities = softmax(logits / temperature)
-    sure = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == targets
-    which = np.minimum((sure * bins).astype(int), bins - 1)
-    gaps = [
-        abs(right[which == one].mean() - sure[which == one].mean()) * (which == one).mean()
-        for one in range(bins)
-        if (which == one).any()
-    ]
-    return float(sum(gaps))
+    def cost(self, of: Cost) -> float:
+        """`mean_macs` or `mean_ms`; infinite where that is not known."""
+        value = self.mean_macs if of == "macs" else self.mean_ms
+        return float("inf") if value is None else value
 
 
 @dataclass(frozen=True)
-class Running:
-    """A cascade's running logits after each member, judged.
+class Answered:
+    """What a setting gives photo by photo.
 
     Attributes:
-        sure: confidence `[members, n]`.
-        right: whether the first class is the target `[members, n]`.
-        cost: MACs of a photo that this member answers `[members]`.
+        stage: which of its members answers `[n]`.
+        right: whether it names the class rightly `[n]`.
+        macs: `[n]`.
+        ms: `[n]`, or None.
     """
 
-    sure: np.ndarray
+    stage: np.ndarray
     right: np.ndarray
-    cost: np.ndarray
+    macs: np.ndarray
+    ms: np.ndarray | None
+
+
+def _chosen(members: Sequence[Member], places: Sequence[int] | None) -> list[Member]:
+    return list(members) if places is None else [members[place] for place in places]
+
+
+def _costs(members: Sequence[Member], fixed: float, of: Cost) -> np.ndarray | None:
+    """Of a photo that each stage answers `[members]`."""
+    each = [member.macs if of == "macs" else member.ms for member in members]
+    known = [one for one in each if one is not None]
+    return np.cumsum(known) + fixed if len(known) == len(each) else None
 
 
 def running_logits(
@@ -118,38 +119,38 @@ def running_logits(
 
 
 def _judge(
+    members: Sequence[Member], targets: np.ndarray, point: OperatingPoint, costs: np.ndarray
+) -> Judged:
+    running = running_logits(members, alpha=point.alpha, accumulate=point.accumulate)
+    sure = [
+        confidence(logits, point.criterion, temperature)
+        for logits, temperature in zip(running[:-1], point.temperatures[:-1], strict=True)
+    ]
+    right = np.stack([logits.argmax(axis=1) == targets for logits in running])
+    return Judged(np.array(sure).reshape(-1, len(targets)), right, costs)
+
+
+def answers(
     members: Sequence[Member],
-    running: Sequence[np.ndarray],
     targets: np.ndarray,
+    point: OperatingPoint,
     *,
-    criterion: str,
-    temperatures: Sequence[float],
-    fixed: int,
-) -> Running:
-    pairs = zip(running, temperatures, strict=True)
-    return Running(
-        sure=np.stack([confidence(one, criterion, temperature) for one, temperature in pairs]),
-        right=np.stack([one.argmax(axis=1) == targets for one in running]),
-        cost=np.cumsum([member.macs for member in members]) + fixed,
-    )
+    fixed: int = 0,
+    fixed_ms: float = 0.0,
+) -> Answered:
+    """What a setting gives on photos, one by one.
 
-
-def _measure(judged: Running, point: OperatingPoint) -> OperatingPoint:
-    """The point with what it gives filled in."""
-    stage = _stages(judged.sure, point.thresholds)
-    return replace(
-        point,
-        top1=float(judged.right[stage, np.arange(stage.size)].mean()),
-        mean_macs=float(judged.cost[stage].mean()),
-        hit_rates=tuple(float((stage == k).mean()) for k in range(len(judged.cost))),
-    )
-
-
-def _stages(sure: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
-    """Which stage answers each photo, `[n]`."""
-    answers = np.ones_like(sure, bool)
-    answers[:-1] = sure[:-1] >= np.asarray(thresholds)[:, None]
-    return answers.argmax(axis=0)
+    Args:
+        members: all that `point.members` counts.
+        targets: `[n]`.
+    """
+    own = _chosen(members, point.members)
+    macs, ms = _costs(own, fixed, "macs"), _costs(own, fixed_ms, "ms")
+    assert macs is not None
+    judged = _judge(own, targets, point, macs)
+    stage = judged.stage(point.thresholds)
+    named = judged.right[stage, np.arange(len(targets))]
+    return Answered(stage, named, macs[stage], None if ms is None else ms[stage])
 
 
 def apply(
@@ -157,20 +158,24 @@ def apply(
     targets: np.ndarray,
     point: OperatingPoint,
     *,
-    criterion: str,
+    criterion: str | None = None,
     fixed: int = 0,
+    fixed_ms: float = 0.0,
 ) -> OperatingPoint:
-    """The same setting, measured on other photos."""
-    running = running_logits(members, alpha=point.alpha, accumulate=point.accumulate)
-    judged = _judge(
-        members,
-        running,
-        targets,
-        criterion=criterion,
-        temperatures=point.temperatures,
-        fixed=fixed,
+    """The same setting, measured on other photos.
+
+    Args:
+        criterion: another one than the point's.
+    """
+    point = replace(point, criterion=criterion or point.criterion)
+    told = answers(members, targets, point, fixed=fixed, fixed_ms=fixed_ms)
+    return replace(
+        point,
+        top1=float(told.right.mean()),
+        mean_macs=float(told.macs.mean()),
+        hit_rates=tuple(float((told.stage == k).mean()) for k in range(len(point.temperatures))),
+        mean_ms=None if told.ms is None else float(told.ms.mean()),
     )
-    return _measure(judged, point)
 
 
 def sweep(
@@ -179,46 +184,120 @@ def sweep(
     *,
     criterion: str,
     fixed: int = 0,
-    alphas: Sequence[float] = ALPHAS,
-    steps: int = 20,
+    alphas: Sequence[Alpha] = ALPHAS,
+    sizes: Collection[int] | None = None,
+    cost: Cost = "macs",
+    fixed_ms: float = 0.0,
 ) -> list[OperatingPoint]:
-    """Every setting that is tried: logits replaced or accumulated with each alpha, and a grid of
-    thresholds at even shares of the photos.
+    """The best settings of each way to answer: logits replaced or accumulated with each alpha, each
+    criterion, each selection of members; and of each way all thresholds that no cheaper ones match.
 
     Args:
         members: cheapest first.
         targets: `[n]`.
-        criterion: as in the runner.
-        fixed: MACs that every photo costs (the predictor's).
-        steps: thresholds tried a member.
+        criterion: as in the runner; or `auto`: both.
+        fixed: MACs that every photo costs (the predictor's); `fixed_ms`: its milliseconds.
+        alphas: numbers, and `learned` for the likeliest.
+        sizes: how many of the members a cascade may have; by default it has all of them.
+        cost: what thresholds are solved for; `ms` needs every member's.
     """
-    ways = [(False, 1.0)]
-    if len(members) > 1:
-        ways += [(True, alpha) for alpha in alphas]
+    criteria = CRITERIA if criterion == AUTO else (criterion,)
+
+    def last_logits(places: tuple[int, ...], alpha: float | None) -> np.ndarray:
+        own = _chosen(members, places)
+        return running_logits(own, alpha=alpha or 0.0, accumulate=alpha is not None)[-1]
+
+    @cache
+    def named(places: tuple[int, ...], alpha: float | None) -> tuple[float, np.ndarray]:
+        """Temperature and right answers of the last of some members."""
+        logits = last_logits(places, alpha)
+        return round(fit_temperature(logits, targets), 4), logits.argmax(axis=1) == targets
+
+    @cache
+    def sure(places: tuple[int, ...], alpha: float | None, criterion: str) -> np.ndarray:
+        return confidence(last_logits(places, alpha), criterion, named(places, alpha)[0])
+
     points = []
-    for accumulate, alpha in ways:
-        running = running_logits(members, alpha=alpha, accumulate=accumulate)
-        temperatures = tuple(round(fit_temperature(one, targets), 4) for one in running)
-        judged = _judge(
-            members, running, targets, criterion=criterion, temperatures=temperatures, fixed=fixed
-        )
-        grids = [_grid(sure, steps) for sure in judged.sure[:-1]]
-        for thresholds in itertools.product(*grids):
-            point = OperatingPoint(thresholds, temperatures, accumulate, alpha, 0.0, 0.0, ())
-            points.append(_measure(judged, point))
+    for places in _selections(len(members), sizes):
+        own = _chosen(members, places)
+        macs, ms = _costs(own, fixed, "macs"), _costs(own, fixed_ms, "ms")
+        costs = macs if cost == "macs" else ms
+        if costs is None or macs is None:
+            raise UsageError(
+                "milliseconds of a member are not known", "give costs_ms in [compress.cascade]"
+            )
+        for alpha, learned in _ways(own, targets, alphas):
+            # Logits that replace are a member's own: what was asked before does not matter.
+            stages = [
+                (places[: k + 1], alpha) if alpha is not None and k else ((place,), None)
+                for k, place in enumerate(places)
+            ]
+            right = np.stack([named(*stage)[1] for stage in stages])
+            for name in criteria if len(places) > 1 else criteria[:1]:
+                known = [sure(*stage, name) for stage in stages[:-1]]
+                judged = Judged(np.array(known).reshape(-1, len(targets)), right, costs)
+                way = _Way(
+                    temperatures=tuple(named(*stage)[0] for stage in stages),
+                    alpha=alpha,
+                    learned=learned,
+                    criterion=name,
+                    members=None if sizes is None else places,
+                )
+                points += [way.point(one, macs, ms) for one in solve(judged)]
     return points
 
 
-def _grid(sure: np.ndarray, steps: int) -> list[float]:
-    """Thresholds that let through from all photos to none, in even steps."""
-    inner = np.quantile(sure, np.linspace(0, 1, steps + 1)[1:-1])
-    return [0.0, *sorted({round(float(one), 5) for one in inner}), 1.01]
+def _selections(count: int, sizes: Collection[int] | None) -> Iterator[tuple[int, ...]]:
+    for size in [count] if sizes is None else sorted(set(sizes)):
+        yield from itertools.combinations(range(count), size)
 
 
-def frontier(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+def _ways(
+    members: Sequence[Member], targets: np.ndarray, alphas: Sequence[Alpha]
+) -> list[tuple[float | None, bool]]:
+    """Alphas, and whether each was learned; None: a later member's logits replace the others."""
+    ways: list[tuple[float | None, bool]] = [(None, False)]
+    if len(members) > 1:
+        for alpha in alphas:
+            if alpha == LEARNED:
+                fitted = fit_alpha([member.logits for member in members], targets)
+                ways.append((round(fitted, 4), True))
+            else:
+                ways.append((float(alpha), False))
+    return ways
+
+
+@dataclass(frozen=True)
+class _Way:
+    """All of a point but its thresholds; an alpha of None replaces logits."""
+
+    temperatures: tuple[float, ...]
+    alpha: float | None
+    learned: bool
+    criterion: str
+    members: tuple[int, ...] | None
+
+    def point(self, solved: Solved, macs: np.ndarray, ms: np.ndarray | None) -> OperatingPoint:
+        n = sum(solved.hits)
+        return OperatingPoint(
+            thresholds=solved.thresholds,
+            temperatures=self.temperatures,
+            accumulate=self.alpha is not None,
+            alpha=1.0 if self.alpha is None else self.alpha,
+            top1=solved.right / n,
+            mean_macs=float(macs @ solved.hits) / n,
+            hit_rates=tuple(count / n for count in solved.hits),
+            criterion=self.criterion,
+            members=self.members,
+            learned=self.learned,
+            mean_ms=None if ms is None else float(ms @ solved.hits) / n,
+        )
+
+
+def frontier(points: Sequence[OperatingPoint], cost: Cost = "macs") -> list[OperatingPoint]:
     """The points that no cheaper one matches in accuracy, cheapest first."""
     best: list[OperatingPoint] = []
-    for point in sorted(points, key=lambda one: (one.mean_macs, -one.top1)):
+    for point in sorted(points, key=lambda one: (one.cost(cost), -one.top1)):
         if not best or point.top1 > best[-1].top1:
             best.append(point)
     return best
@@ -230,23 +309,39 @@ def choose(
     macs: float | None = None,
     top1: float | None = None,
     slack: float = 0.005,
+    ms: float | None = None,
+    cost: Cost = "macs",
 ) -> OperatingPoint:
-    """The most accurate point within `macs`; or the cheapest with at least `top1`; or, of neither,
-    the cheapest within `slack` of the most accurate one.
+    """The most accurate point within `macs` or `ms`; or the cheapest with at least `top1`; or, of
+    none of them, the cheapest within `slack` of the most accurate one.
+
+    Args:
+        cost: what the cheapest is by, where neither `macs` nor `ms` is given.
 
     Raises:
         UsageError: no point meets the condition.
     """
-    curve = frontier(points)
     if macs is not None:
-        within = [point for point in curve if point.mean_macs <= macs]
-        if not within:
-            raise UsageError(
-                f"no cascade runs within {macs / 1e6:.4g} M MACs a photo: the cheapest takes "
-                f"{curve[0].mean_macs / 1e6:.4g} M",
-                "raise [compress.cascade] macs, or add a smaller member to budgets",
-            )
-        return within[-1]
+        return _within(points, macs, "macs")
+    if ms is not None:
+        return _within(points, ms, "ms")
+    return _cheapest(frontier(points, cost), top1, slack)
+
+
+def _within(points: Sequence[OperatingPoint], limit: float, cost: Cost) -> OperatingPoint:
+    curve = frontier(points, cost)
+    within = [point for point in curve if point.cost(cost) <= limit]
+    if not within:
+        unit, name = (1e6, "M MACs") if cost == "macs" else (1.0, "ms")
+        raise UsageError(
+            f"no cascade runs within {limit / unit:.4g} {name} a photo: the cheapest takes "
+            f"{curve[0].cost(cost) / unit:.4g} {name.split()[0]}",
+            f"raise [compress.cascade] {cost}, or add a smaller member to budgets",
+        )
+    return within[-1]
+
+
+def _cheapest(curve: Sequence[OperatingPoint], top1: float | None, slack: float) -> OperatingPoint:
     wanted = curve[-1].top1 - slack if top1 is None else top1
     enough = [point for point in curve if point.top1 >= wanted]
     if not enough:
@@ -256,3 +351,39 @@ def choose(
             "lower [compress.cascade] top1, or train longer",
         )
     return enough[0]
+
+
+def refine(
+    members: Sequence[Member],
+    targets: np.ndarray,
+    point: OperatingPoint,
+    *,
+    fixed: int = 0,
+    fixed_ms: float = 0.0,
+    cost: Cost = "macs",
+    limit: float | None = None,
+) -> OperatingPoint:
+    """The same members and logits with thresholds moved one by one to where they are best.
+
+    `sweep` tries all thresholds of two members, and an even choice of three members' or more.
+
+    Args:
+        limit: the most accurate within this cost a photo, which `point` must meet; None: the
+            cheapest that is as accurate as `point`.
+    """
+    own = _chosen(members, point.members)
+    costs = _costs(own, fixed if cost == "macs" else fixed_ms, cost)
+    if costs is None or len(own) < 3:
+        return point
+    judged = _judge(own, targets, point, costs)
+    n = len(targets)
+    right = round(point.top1 * n)
+    stage = judged.stage(point.thresholds)
+    hits = tuple(np.bincount(stage, minlength=len(own)).tolist())
+    start = Solved(point.thresholds, right, float(costs @ hits), hits)
+    if limit is None:
+        best = descend(judged, start, right=right)
+    else:
+        best = descend(judged, start, cost=limit * n)
+    moved = replace(point, thresholds=best.thresholds)
+    return apply(members, targets, moved, fixed=fixed, fixed_ms=fixed_ms)

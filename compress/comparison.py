@@ -7,12 +7,11 @@ chosen (the members of a cascade, its thresholds, whether to crop) is chosen on 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +23,8 @@ from edgecompress.errors import InputError, UsageError
 from edgecompress.files import writing
 
 from .baselines import Method, Start, start
-from .cascade import Member, OperatingPoint, apply, choose, frontier, sweep
+from .cascade import Member, frontier
+from .chooser import Asked, Chooser
 from .config import CompressConfig, Epochs, Positive, Share, Table
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
@@ -41,8 +41,6 @@ FULL = "edgecompress"
 """The method of what is chosen among cascades and single members."""
 PREDICTOR = "predictor"
 MOST_STAGES = 3
-STEPS = 30
-"""Thresholds tried a member, where a cascade is chosen."""
 
 
 class ComparisonTable(Table):
@@ -359,27 +357,17 @@ class _Rows:
 
     def cascade(self, method: str, budget: float, names: Sequence[str]) -> Row | None:
         """The cascade of two or three members that is best on the photos held out."""
-        best: tuple[OperatingPoint, tuple[str, ...]] | None = None
-        limit, criterion = budget * self.base_macs, self.one.settings.cascade.criterion
-        for size in range(2, MOST_STAGES + 1):
-            for chosen in itertools.combinations(names, size):
-                fixed = self.done[chosen[0]].result["predictor_macs"]
-                points = sweep(
-                    self.members(chosen, "held"), self.held, criterion=criterion, fixed=fixed,
-                    alphas=self.one.settings.cascade.alphas, steps=STEPS,
-                )  # fmt: skip
-                if frontier(points)[0].mean_macs > limit:
-                    continue
-                point = choose(points, macs=limit)
-                if best is None or (point.top1, -point.mean_macs) > (
-                    best[0].top1, -best[0].mean_macs,
-                ):  # fmt: skip
-                    best = point, chosen
-        if best is None:
+        limit, table = budget * self.base_macs, self.one.settings.cascade
+        sizes = tuple(range(2, min(MOST_STAGES, len(names)) + 1))
+        if not sizes:
             return None
-        point, chosen = best
-        fixed = self.done[chosen[0]].result["predictor_macs"]
-        told = apply(self.members(chosen, "val"), self.val, point, criterion=criterion, fixed=fixed)
+        choosing = Chooser(table.criterion, table.alphas, sizes, macs=limit)
+        held = self.asked(names, "held")
+        points = choosing.sweep(held)
+        if frontier(points)[0].mean_macs > limit:
+            return None
+        point = choosing.choose(points, held)
+        told = self.asked(names, "val").apply(point)
         return Row(
             method=method,
             budget=budget,
@@ -388,15 +376,17 @@ class _Rows:
             top1=told.top1,
             held_out=point.top1,
             n=len(self.val),
-            networks=chosen,
+            networks=tuple(names[place] for place in point.members or range(len(names))),
             point=asdict(told),
         )
 
-    def members(self, names: Sequence[str], kind: str) -> tuple[Member, ...]:
-        return tuple(
+    def asked(self, names: Sequence[str], kind: Literal["held", "val"]) -> Asked:
+        """What some networks, cheapest first, say of the photos held out or reported on."""
+        members = tuple(
             Member(self.done[name].result["macs"], getattr(self.answers[name], kind))
             for name in names
         )
+        return Asked(members, getattr(self, kind), self.done[names[0]].result["predictor_macs"])
 
 
 def _top1(logits: np.ndarray, targets: np.ndarray) -> float:

@@ -256,23 +256,39 @@ class CascadeTable(Table):
     """`[compress.cascade]`: how the operating point is chosen on the held-out photos.
 
     Attributes:
-        criterion: `margin` as in the paper, or `max_softmax`.
+        criterion: `margin` as in the paper, or `max_softmax`; `auto` tries both.
         macs: the most accurate cascade that takes at most this share of the base's MACs.
-        top1: the cheapest cascade of at least this accuracy. Of neither, the cheapest within
+        ms: the same of so many milliseconds a photo; needs `costs_ms`.
+        top1: the cheapest cascade of at least this accuracy. Of none of them, the cheapest within
             `slack` of the most accurate one.
-        alphas: weights of later members' logits that are tried.
+        alphas: weights of later members' logits that are tried; `learned` is the likeliest one.
+        subsets: whether a cascade may leave members out.
+        costs_ms: what a member takes, one for each of the members' budgets, in their order. With
+            them the cheapest is by milliseconds, where `macs` is not given.
+        predictor_ms: what the foreground predictor takes.
     """
 
-    criterion: Literal["margin", "max_softmax"] = "margin"
+    criterion: Literal["margin", "max_softmax", "auto"] = "margin"
     macs: Positive | None = None
+    ms: Positive | None = None
     top1: Share | None = None
     slack: Annotated[float, Field(ge=0, lt=1)] = 0.005
-    alphas: tuple[Positive, ...] = (0.5, 1.0, 1.6, 2.5)
+    alphas: tuple[Positive | Literal["learned"], ...] = (0.5, 1.0, 1.6, 2.5, "learned")
+    subsets: bool = True
+    costs_ms: tuple[Positive, ...] = ()
+    predictor_ms: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def one_criterion(self) -> Literal["margin", "max_softmax"]:
+        """Of a cascade that has nothing to decide: one member alone."""
+        return "margin" if self.criterion == "auto" else self.criterion
 
     @model_validator(mode="after")
     def _one_wish(self) -> Self:
-        if self.macs is not None and self.top1 is not None:
-            raise ValueError("give macs or top1, not both")
+        if sum(one is not None for one in (self.macs, self.ms, self.top1)) > 1:
+            raise ValueError("give macs, ms or top1, only one of them")
+        if self.ms is not None and not self.costs_ms:
+            raise ValueError("ms: needs costs_ms, what each member takes")
         return self
 
 
@@ -301,6 +317,13 @@ class CompressConfig(Table):
     members: MembersTable = MembersTable()
     cascade: CascadeTable = CascadeTable()
     quick: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _every_member_has_a_cost(self) -> Self:
+        given, members = len(self.cascade.costs_ms), len(self.members.budgets)
+        if given not in (0, members):
+            raise ValueError(f"cascade.costs_ms: {given} for {members} members")
+        return self
 
     @model_validator(mode="after")
     def _quick_is_valid(self) -> Self:

@@ -73,7 +73,7 @@ def as_cascade(one: Compression, row: Row, name: str) -> tuple[Cascade, dict[str
                 thresholds, temperatures, strict=True,
             )
         ),
-        criterion=point.get("criterion", one.settings.cascade.criterion),
+        criterion=point.get("criterion", one.settings.cascade.one_criterion),
         accumulate=point.get("accumulate", False),
         alpha=point.get("alpha", 1.0),
         origin={

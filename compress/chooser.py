@@ -1,0 +1,178 @@
+"""How an operating point is chosen, as one thing that can be done again on other photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgecompress.errors import UsageError
+
+from .cascade import (
+    Alpha,
+    Answered,
+    Cost,
+    Member,
+    OperatingPoint,
+    answers,
+    apply,
+    choose,
+    frontier,
+    refine,
+    sweep,
+)
+from .config import CascadeTable
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the members of a cascade say of some photos.
+
+    Attributes:
+        members: cheapest first.
+        targets: `[n]`.
+        fixed: MACs that every photo costs (the predictor's).
+        fixed_ms: its milliseconds.
+    """
+
+    members: tuple[Member, ...]
+    targets: np.ndarray
+    fixed: int = 0
+    fixed_ms: float = 0.0
+
+    def take(self, rows: np.ndarray) -> Asked:
+        """Some of the photos."""
+        members = tuple(replace(one, logits=one.logits[rows]) for one in self.members)
+        return replace(self, members=members, targets=self.targets[rows])
+
+    def answers(self, point: OperatingPoint) -> Answered:
+        """What a setting gives, photo by photo."""
+        return answers(self.members, self.targets, point, fixed=self.fixed, fixed_ms=self.fixed_ms)
+
+    def apply(self, point: OperatingPoint) -> OperatingPoint:
+        """A setting, measured on these photos."""
+        return apply(self.members, self.targets, point, fixed=self.fixed, fixed_ms=self.fixed_ms)
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """What is tried, and what is wanted of it.
+
+    Attributes:
+        criterion, alphas, sizes: what is tried (`cascade.sweep`).
+        macs, ms, top1, slack: what is wanted (`cascade.choose`).
+        cost: what is saved.
+    """
+
+    criterion: str
+    alphas: tuple[Alpha, ...]
+    sizes: tuple[int, ...] | None = None
+    macs: float | None = None
+    ms: float | None = None
+    top1: float | None = None
+    slack: float = 0.005
+    cost: Cost = "macs"
+
+    def sweep(self, asked: Asked) -> list[OperatingPoint]:
+        """All points that are tried."""
+        return sweep(
+            asked.members,
+            asked.targets,
+            criterion=self.criterion,
+            fixed=asked.fixed,
+            alphas=self.alphas,
+            sizes=self.sizes,
+            cost=self.cost,
+            fixed_ms=asked.fixed_ms,
+        )
+
+    def within(self, limit: float) -> Chooser:
+        """One that wants the most accurate cascade of at most this cost."""
+        macs, ms = (limit, None) if self.cost == "macs" else (None, limit)
+        return replace(self, macs=macs, ms=ms, top1=None)
+
+    def reaching(self, top1: float) -> Chooser:
+        """One that wants the cheapest cascade of at least this accuracy."""
+        return replace(self, macs=None, ms=None, top1=top1)
+
+    def choose(self, points: Sequence[OperatingPoint], asked: Asked) -> OperatingPoint:
+        """The point that is wanted, its thresholds moved to where they are best.
+
+        Raises:
+            UsageError: no point is what is wanted.
+        """
+        point = choose(
+            points, macs=self.macs, top1=self.top1, slack=self.slack, ms=self.ms, cost=self.cost
+        )
+        return refine(
+            asked.members,
+            asked.targets,
+            point,
+            fixed=asked.fixed,
+            fixed_ms=asked.fixed_ms,
+            cost=self.cost,
+            limit=self.macs if self.ms is None else self.ms,
+        )
+
+    def best_of_each_way(self, points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+        """What is wanted of each criterion and alpha, where it can be had: to compare them."""
+        return self._best_of_each(
+            points,
+            lambda one: (one.criterion, one.accumulate, "learned" if one.learned else one.alpha),
+        )
+
+    def best_of_each_selection(self, points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+        """What is wanted of each selection of members, where it can be had."""
+        return self._best_of_each(points, lambda one: one.members)
+
+    def _best_of_each(
+        self, points: Sequence[OperatingPoint], key: Callable[[OperatingPoint], object]
+    ) -> list[OperatingPoint]:
+        groups: dict[object, list[OperatingPoint]] = {}
+        for point in points:
+            groups.setdefault(key(point), []).append(point)
+        found = []
+        for group in groups.values():
+            try:
+                found.append(
+                    choose(
+                        group,
+                        macs=self.macs,
+                        top1=self.top1,
+                        slack=self.slack,
+                        ms=self.ms,
+                        cost=self.cost,
+                    )
+                )
+            except UsageError:
+                continue
+        return found
+
+    def nearest(self, points: Sequence[OperatingPoint], asked: Asked) -> OperatingPoint:
+        """The point that is wanted, or the most accurate where an accuracy is not reached."""
+        try:
+            return self.choose(points, asked)
+        except UsageError:
+            if self.top1 is None:
+                raise
+            return frontier(points, self.cost)[-1]
+
+
+def chooser(table: CascadeTable, *, members: int, base_macs: int) -> Chooser:
+    """What a job's table asks for.
+
+    Args:
+        members: how many there are.
+        base_macs: of which the table has shares.
+    """
+    return Chooser(
+        criterion=table.criterion,
+        alphas=table.alphas,
+        sizes=tuple(range(1, members + 1)) if table.subsets else (members,),
+        macs=None if table.macs is None else table.macs * base_macs,
+        ms=table.ms,
+        top1=table.top1,
+        slack=table.slack,
+        cost="ms" if table.costs_ms and table.macs is None else "macs",
+    )
