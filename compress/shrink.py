@@ -31,6 +31,7 @@ DIMENSIONS: tuple[Dimension, ...] = ("depth", "width", "resolution")
 POWERS: dict[Dimension, int] = {"depth": 1, "width": 2, "resolution": 2}
 SIDE_STEP = 8
 SMALLEST_SIDE = 16
+_FURTHER = (1.0, 0.7, 0.5, 0.35, 0.25)
 
 Cost = Callable[[NetworkSpec], float]
 """What a network costs: MACs, or milliseconds on a board."""
@@ -183,7 +184,8 @@ def propose(
     """A network along the shares that costs at most `budget` of the base, and nearly that much.
 
     Blocks and pixels come in coarse steps: they are set first, then the width, which is finer,
-    takes up what is left of the budget.
+    takes up what is left of the budget. Where even the narrowest costs too much (the law does not
+    hold that far), blocks and pixels go further down.
 
     Args:
         budget: share of the base's cost, in 0..1.
@@ -196,14 +198,15 @@ def propose(
     if budget >= 1:
         return base
     limit = budget * cost(base)
-    start = along(base, shares, budget, powers)
-    best = widest(start, limit, cost, min(1.5 * start.width, base.width))
-    if best is None:
-        raise UsageError(
-            f"no {base.family} fits a budget of {budget:g} of the base",
-            "raise the budget, or start from another family",
-        )
-    return best
+    for further in _FURTHER:
+        start = along(base, shares, further * budget, powers)
+        best = widest(start, limit, cost, min(1.5 * start.width, base.width))
+        if best is not None:
+            return best
+    raise UsageError(
+        f"no {base.family} fits a budget of {budget:g} of the base",
+        "raise the budget, or start from another family",
+    )
 
 
 def widest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from edgecompress import events
 from edgecompress.compress.config import CompressConfig
+from edgecompress.compress.evaluate import evaluate
 from edgecompress.compress.learn import Compression
 from edgecompress.compress.material import gather
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.photos import image_folder
+from edgecompress.compress.plan import compress_photos
 from edgecompress.compress.proposal import Price, measure_shrinking, propose_members
 from edgecompress.compress.search import (
     LEAST_USED,
@@ -30,6 +33,7 @@ from edgecompress.compress.search import (
 from edgecompress.compress.searching import search_members
 from edgecompress.compress.steps import train_base
 from edgecompress.compress.workbook import Done, Workbook
+from edgecompress.errors import UsageError
 
 BASE = NetworkSpec("resnet18", 1.0, 1.0, 128, 10)
 
@@ -174,3 +178,42 @@ def test_the_search_can_be_left_out_or_be_too_small() -> None:
     for wrong in ({"search": 3}, {"shares": [0.5, 0.5]}, {"workers": 0}, {"workers": "many"}):
         with pytest.raises(ValueError, match="shrink"):
             CompressConfig.model_validate({"shrink": wrong})
+
+
+@pytest.mark.slow
+def test_budgets_of_three_kinds_make_one_cascade(shapes, tmp_path: Path) -> None:
+    def milliseconds(spec: NetworkSpec) -> float:
+        return 1.0 + spec.macs / 1e6  # a fixed cost that MACs do not show
+
+    members = {"budgets": ["0.7x", "250KMACs", "1.4ms"], "epochs": 1, "tune_epochs": 1}
+    shrink = {"epochs": 1, "search": 4, "shares": [0.7, 0.5]}
+    table = CONFIG.model_dump(exclude_unset=True) | {"members": members, "shrink": shrink}
+    config = CompressConfig.model_validate(table | {"crop": "never"})
+    train, val = (image_folder(path) for path in shapes)
+    priced = {"cost": milliseconds, "cost_name": "ms on pi"}
+    out = compress_photos(config, train, val, tmp_path / "w", tmp_path / "c", **priced)
+    steps = json.loads((out / "compression.json").read_text())["steps"]
+    assert len(steps["shrink"]["points"]) == 1 + 2 * 3
+    assert steps["shrink"]["cost"] == "ms on pi"
+    # A halving of MACs saves less than half of the time, and takes a lower power of a dimension.
+    assert 0 < steps["shrink"]["powers"]["resolution"] < 2
+    limits = {"member70": 0.7 * milliseconds(config.base.spec(2)), "member250K": 250e3}
+    limits["member1.4ms"] = 1.4
+    for one in steps["search"]["members"]:
+        assert one["limit"] == pytest.approx(limits[one["name"]])
+        assert all(point["cost"] <= one["limit"] for point in one["points"])
+        assert any(point["spec"] == one["chosen"] for point in one["points"])
+    cascade = json.loads((out / "cascade.json").read_text())
+    macs = [stage["macs"] for stage in cascade["stages"]]
+    assert macs == sorted(macs)
+    names = {stage["network"] for stage in cascade["stages"]}
+    assert names <= limits.keys()
+    assert {path.stem for path in out.glob("*.onnx")} == names
+    assert evaluate(out, val).n == len(val)
+    # One network alone is a cascade too.
+    single = config.members.model_copy(update={"budgets": ("250KMACs",)})
+    alone = config.model_copy(update={"members": single})
+    again = compress_photos(alone, train, val, tmp_path / "w", tmp_path / "d", **priced)
+    assert len(json.loads((again / "cascade.json").read_text())["stages"]) == 1
+    with pytest.raises(UsageError, match="needs a board"):
+        compress_photos(config, train, val, tmp_path / "w", tmp_path / "e")
