@@ -71,7 +71,8 @@ def test_numbers_are_those_of_onnx_runtime(
     x = net.conv("image", groups * inputs)
     y = net.add("Relu", net.conv(x, groups * outputs, kernel, group=groups, **attributes))
     path = net.save(tmp_path / "net.onnx", net.head(y))
-    for board in (native(), neon(), *([avx512()] if name in ("eights", "sixteens") else [])):
+    boards = {"eights": (native, neon, avx512), "1x1": (native,), "to one pixel": (neon,)}
+    for board in (tiles() for tiles in boards.get(name, (native, neon))):
         got = check(path, board)
         assert got.kernels[1].startswith("grouped_")
 
@@ -148,9 +149,23 @@ def test_no_multiplication_is_in_vain_in_regnets() -> None:
             assert (cut.inputs, cut.outputs, cut.blocks) == (width, width, 7)
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param("regnet_x_200mf", marks=pytest.mark.slow), "regnet_y_200mf"]
-)
+def test_a_block_of_a_regnet_y(sketch: Callable[..., Any], tmp_path: Path) -> None:
+    """With the stride, squeeze-and-excitation, and a shortcut."""
+    net = sketch(9, 11)
+    x = net.add("Relu", net.conv("image", 16))
+    inner = net.add("Relu", net.conv(x, 24))
+    inner = net.add("Relu", net.conv(inner, 24, 3, group=3, pads=SAME, strides=[2, 2]))
+    mean = net.add("ReduceMean", inner, net.constant([2, 3], "int64"), keepdims=1)
+    gate = net.add("Sigmoid", net.conv(net.add("Relu", net.conv(mean, 4)), 24))
+    scaled = net.add("Mul", gate, inner)
+    shortcut = net.conv(x, 24, 1, strides=[2, 2])
+    y = net.add("Relu", net.add("Add", shortcut, net.conv(scaled, 24)))
+    got = check(net.save(tmp_path / "net.onnx", net.head(y)))
+    assert sum(kernel.startswith("elementwise_") for kernel in got.kernels) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["regnet_x_200mf", "regnet_y_200mf"])
 def test_a_regnet_is_what_pytorch_says(family: str, tmp_path: Path) -> None:
     import tvm
     from tvm import relax
