@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgecompress.errors import UsageError
+
 from .families import Network
+
+CamKind = Literal["grad", "plain"]
 
 THRESHOLD = 0.5
 """EdgeCompress: what is above min + 0.5 (max - min) is foreground."""
@@ -44,11 +51,60 @@ def plain_cam(network: Network, images: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         as `grad_cam`.
+
+    Raises:
+        UsageError: the network's head is another one.
     """
-    linear = [part for part in network.modules() if isinstance(part, nn.Linear)][-1]
+    linear = [part for part in network.modules() if isinstance(part, nn.Linear)][-1:]
     with torch.no_grad():
         features = network.forward_features(images)
-        return F.relu(torch.einsum("nc,nchw->nhw", linear.weight[targets], features))
+        if not linear or linear[0].in_features != features.shape[1]:
+            raise UsageError(
+                "plain activation maps need a network that averages its last maps and has one"
+                " linear layer",
+                'leave out [compress.predictor] cam, or say cam = "grad"',
+            )
+        weight = linear[0].weight
+        return F.relu(torch.einsum("nc,nchw->nhw", weight[targets], features))
+
+
+_MAPS = {"grad": grad_cam, "plain": plain_cam}
+
+
+def mean_maps(
+    network: Network,
+    views: Sequence[Tensor],
+    targets: Tensor,
+    size: int,
+    kind: CamKind = "grad",
+    *,
+    mirrored: bool = False,
+) -> Tensor:
+    """The mean of the maps drawn at several sizes of the photos.
+
+    One map has few positions and changes much with what should not matter, such as mirroring. A
+    mean of several changes less, so that the box round it is one that can be learnt.
+
+    Args:
+        views: the same photos normalised `[n, 3, r, r]`, for each r that is looked at.
+        targets: int64 `[n]`.
+        size: side of the result.
+        mirrored: look at the mirrored photos, and turn their maps back.
+
+    Returns:
+        `[n, size, size]`. Each map counts alike: it is divided by its largest value first.
+    """
+    drawn = []
+    for photos in views:
+        maps = _MAPS[kind](network, photos.flip(3) if mirrored else photos, targets)
+        drawn.append(_even(maps.flip(2) if mirrored else maps, size))
+    return torch.stack(drawn).mean(0)
+
+
+def _even(maps: Tensor, size: int) -> Tensor:
+    """Maps `[n, h, w]` enlarged, their largest value 1; what is flat stays so."""
+    maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    return F.interpolate(maps[:, None], size=(size, size), mode="bilinear")[:, 0]
 
 
 def cam_boxes(maps: Tensor, size: int, threshold: float = THRESHOLD) -> Tensor:

@@ -8,7 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from edgecompress.errors import UsageError
 
+from .boxes import BoxLoss
 from .budget import Budget, parse_budget
+from .cam import CamKind
 from .foreign.source import PREFIX
 from .network import NetworkSpec
 from .search import FEWEST_TRIALS
@@ -155,19 +157,27 @@ class PredictorTable(Table):
     """`[compress.predictor]`: the foreground predictor and the boxes it learns.
 
     Attributes:
+        resolution, width: of the predictor; `auto`: the largest one within `macs`.
+        macs: share of the base's MACs that an `auto` predictor may take.
+        cam: `grad` (Grad-CAM), or `plain` (CAM; heads of an average and one linear layer only).
         cam_resolution: side at which the base draws activation maps; larger than the base's own,
             since the map of a 96-pixel photo has 3 x 3 positions.
-        loss: `mse`, the paper's, or `giou`; with boxes that are mostly large, GIoU alone drives the
-            sigmoids into "the whole photo" and stays there (docs/method.md).
+        smooth: boxes are drawn round the mean of four maps: of the photo and the mirrored one, at
+            `cam_resolution` and at the base's resolution. Otherwise round one.
+        loss: an overlap (`iou`, `giou`, `ciou`), alone or, after `l1+`, with the edges' absolute
+            error; or `mse`, the paper's.
         sizes: crop sides as shares of the short side, the last one 1.
     """
 
-    resolution: Side = 64
-    width: Positive = 1.0
+    resolution: Side | Literal["auto"] = "auto"
+    width: Positive | Literal["auto"] = "auto"
+    macs: Share = 0.03
+    cam: CamKind = "grad"
     cam_resolution: Side = 192
+    smooth: bool = True
     epochs: Epochs = 20
     rate: Positive = 0.002
-    loss: Literal["giou", "mse"] = "mse"
+    loss: BoxLoss = "l1+giou"
     sizes: tuple[Share, ...] = (0.25, 0.5, 0.75, 1.0)
 
     @model_validator(mode="after")

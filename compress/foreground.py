@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -11,11 +13,12 @@ from edgecompress import events
 from edgecompress.files import writing
 
 from .augment import Augment
-from .boxes import iou
-from .cam import cam_boxes, grad_cam
+from .boxes import best_constant, iou, mean_iou
+from .cam import cam_boxes, mean_maps
+from .config import PredictorTable
 from .evaluate import normalise
 from .families import Network
-from .families.predictor import EDGES
+from .families.predictor import EDGES, ForegroundPredictor
 from .learn import Compression, keep_training
 from .loader import PhotoCache, runner_inputs, whole
 from .network import NetworkSpec
@@ -23,47 +26,121 @@ from .tasks import BoxTask, Held
 from .train import Recipe
 from .workbook import Done
 
+SIZES = (
+    (32, 0.5), (32, 0.75), (40, 0.75), (48, 0.75), (48, 1.0), (56, 1.0), (64, 1.0), (80, 1.0),
+    (80, 1.25), (96, 1.25), (96, 1.5), (112, 1.5), (128, 1.5), (128, 2.0),
+)  # fmt: skip
+"""Resolutions and widths of predictors, by MACs: the two grow together."""
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
 
 def draw_boxes(one: Compression, base: Done) -> Done:
-    """Boxes round what the base looks at, for the photos to train on and those held out."""
-    side = one.settings.predictor.cam_resolution
+    """Boxes round what the base looks at, for the photos to train on and those held out.
+
+    The result says what a predictor can be held against: the IoU of "the whole photo" and of the
+    best constant box with the held-out photos' boxes, and that of the boxes of the photos with
+    those of their mirrored views, `mirrored_iou`. Boxes that mirroring moves are hard to learn.
+    """
+    table = one.settings.predictor
 
     def work(_: str) -> dict[str, Any]:
         network = one.load("base")[1]
-        boxes = {
-            "fit": _cam_boxes(one, network, one.material.fit_cache, side),
-            "held": _cam_boxes(one, network, one.material.held_cache, side),
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        drawn = {
+            "fit": _cam_boxes(one, network, one.material.fit_cache, mirror=table.smooth),
+            "held": _cam_boxes(one, network, one.material.held_cache, mirror=True),
         }
+        boxes = {name: found.boxes for name, found in drawn.items()}
         with writing(one.book.path("boxes.pt")) as temporary:
             torch.save(boxes, temporary)
-        edges = boxes["fit"]
-        area = (edges[:, 2] - edges[:, 0]) * (edges[:, 3] - edges[:, 1])
-        everything = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand_as(boxes["held"])
+        edges, held = boxes["fit"], drawn["held"]
+        constant = best_constant(edges)
+        assert held.mirrored is not None
         return {
-            "mean_area": round(area.mean().item(), 4),
+            "mean_area": round((edges[:, 2:] - edges[:, :2]).prod(1).mean().item(), 4),
             # What a predictor that always says "all of it" scores: the mark to beat.
-            "whole_photo_iou": round(iou(everything, boxes["held"]).mean().item(), 5),
+            "whole_photo_iou": round(mean_iou(torch.tensor(WHOLE), held.boxes), 5),
+            "constant": [round(edge, 4) for edge in constant.tolist()],
+            "constant_iou": round(mean_iou(constant, held.boxes), 5),
+            "mirrored_iou": round(iou(held.straight, held.mirrored).mean().item(), 5),
             "photos": len(edges),
         }
 
-    inputs = {"base": base.fingerprint, "side": side}
-    return one.book.step("boxes", inputs, work, ("boxes.pt",))
+    inputs = {
+        "base": base.fingerprint,
+        "sides": _sides(one),
+        "smooth": table.smooth,
+        "cam": table.cam,
+    }
+    return one.book.step("boxes", inputs, work, ("boxes.pt",), alone=True)
 
 
-def _cam_boxes(one: Compression, network: Network, cache: PhotoCache, side: int) -> Tensor:
+def _sides(one: Compression) -> list[int]:
+    """Input sides at which maps are drawn."""
+    table = one.settings.predictor
+    if not table.smooth:
+        return [table.cam_resolution]
+    return sorted({one.settings.base.resolution, table.cam_resolution})
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Boxes `[n, 4]` of some photos: those that count, those of the photos as they are, and those
+    of the mirrored photos, turned back."""
+
+    boxes: Tensor
+    straight: Tensor
+    mirrored: Tensor | None
+
+
+def _cam_boxes(one: Compression, network: Network, cache: PhotoCache, *, mirror: bool) -> _Drawn:
+    table, sides = one.settings.predictor, _sides(one)
+    size = max(sides)
     parts = torch.arange(len(cache)).split(64)
-    boxes = []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in events.track(parts, "drawing boxes by activation maps"):
-        squashed = cache.squashed(part.tolist(), side).permute(0, 2, 3, 1)
-        images = normalise(squashed, one.material.preprocess)
-        boxes.append(cam_boxes(grad_cam(network, images, cache.targets[part]), side))
-    return torch.cat(boxes)
+        squashed = (cache.squashed(part.tolist(), side).permute(0, 2, 3, 1) for side in sides)
+        views = [normalise(photos, one.material.preprocess) for photos in squashed]
+        targets = cache.targets[part]
+        maps = mean_maps(network, views, targets, size, table.cam)
+        turned = maps
+        if mirror:
+            turned = mean_maps(network, views, targets, size, table.cam, mirrored=True)
+        both = (maps + turned) / 2 if table.smooth else maps
+        found.append(
+            (cam_boxes(both, size), cam_boxes(maps, size), cam_boxes(turned, size)),
+        )
+    boxes, straight, mirrored = (torch.cat(one) for one in zip(*found, strict=True))
+    return _Drawn(boxes, straight, mirrored if mirror else None)
+
+
+def predictor_spec(table: PredictorTable, allowed: float) -> NetworkSpec:
+    """The largest foreground predictor of at most `allowed` MACs.
+
+    What the table says of resolution or width is kept, whatever it costs. If not even the smallest
+    fits, it is taken.
+    """
+    sizes = dict.fromkeys(
+        (
+            resolution if table.resolution == "auto" else table.resolution,
+            width if table.width == "auto" else table.width,
+        )
+        for resolution, width in SIZES
+    )
+    specs = [
+        NetworkSpec("foreground_predictor", width, 1.0, resolution, EDGES)
+        for resolution, width in sizes
+    ]
+    fitting = list(takewhile(lambda spec: spec.macs <= allowed, specs))
+    return fitting[-1] if fitting else specs[0]
 
 
 def train_predictor(one: Compression, boxes: Done) -> Done:
     """The foreground predictor; measured by its mean IoU with the held-out photos' boxes."""
     settings, table, material = one.settings, one.settings.predictor, one.material
-    spec = NetworkSpec("foreground_predictor", table.width, 1.0, table.resolution, EDGES)
+    base = settings.base.spec(len(material.fit.labels)).macs
+    spec = predictor_spec(table, table.macs * base)
     recipe = Recipe(
         epochs=table.epochs,
         batch=settings.train.batch,
@@ -74,30 +151,45 @@ def train_predictor(one: Compression, boxes: Done) -> Done:
     )
 
     def work(fingerprint: str) -> dict[str, Any]:
+        if spec.macs > table.macs * base:
+            events.warn(
+                f"the foreground predictor takes {spec.macs / base:.1%} of the base's MACs: more"
+                f" than the {table.macs:.1%} of [compress.predictor] macs"
+            )
         drawn = torch.load(one.book.path("boxes.pt"), weights_only=True)
-        held = runner_inputs(material.held, material.held_cache.positions, whole, table.resolution)
+        held = runner_inputs(material.held, material.held_cache.positions, whole, spec.resolution)
         task = BoxTask(
             cache=material.fit_cache,
             boxes=drawn["fit"],
-            resolution=table.resolution,
+            resolution=spec.resolution,
             preprocess=material.preprocess,
             augment=Augment((0.5, 1.0)),
             kind=table.loss,
             held=Held(held, drawn["held"]),
         )
-        return keep_training(
-            one,
-            "predictor",
-            (spec, one.build(spec)),
-            task=task,
-            recipe=recipe,
-            fingerprint=fingerprint,
+        network = one.build(spec)
+        assert isinstance(network, ForegroundPredictor)
+        network.begin_at(drawn["fit"].mean(0).tolist())
+        found = keep_training(
+            one, "predictor", (spec, network), task=task, recipe=recipe, fingerprint=fingerprint
         )
+        marks = {key: boxes.result[key] for key in ("whole_photo_iou", "constant_iou")}
+        told = f"the foreground predictor's mean IoU is {found['held_out']:.3f}"
+        if found["held_out"] <= max(marks.values()):
+            events.warn(f"{told}: a constant box does as well ({max(marks.values()):.3f})")
+        else:
+            events.note(
+                f"{told}; the best constant box {marks['constant_iou']:.3f}, the whole photo"
+                f" {marks['whole_photo_iou']:.3f}, mirrored views among themselves"
+                f" {boxes.result['mirrored_iou']:.3f}"
+            )
+        return {**found, "share_of_base": round(spec.macs / base, 5), **marks}
 
     inputs = {
         "boxes": boxes.fingerprint,
         "spec": spec.to_json(),
         "recipe": recipe.to_json(),
         "loss": table.loss,
+        "start": "mean box",
     }
     return one.book.step("predictor", inputs, work, ("predictor.pt",), ("predictor.checkpoint",))

@@ -9,6 +9,7 @@ side, position by position (an average over the map would forget where things ar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ WIDTHS = (16, 32, 32, 64)
 STRIDES = (2, 2, 2, 1)
 HIDDEN = 256
 EDGES = 4
+STEEP = (0.05, 0.95)
+"""Shares of a first box: outside, a sigmoid has little slope to learn with."""
 
 
 class ForegroundPredictor(Network):
@@ -54,6 +57,21 @@ class ForegroundPredictor(Network):
             nn.Linear(HIDDEN, EDGES),
         )
         init_weights(self)
+
+    def begin_at(self, box: Sequence[float]) -> None:
+        """Make the fresh network give this box (x0, y0, x1, y1), nearly, whatever it sees.
+
+        From fresh weights the box is "x from 0.5 to 0.75", and losses by overlap drive the sigmoids
+        into "the whole photo", where they have no slope any more.
+        """
+        x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) for edge in box)
+        shares = torch.tensor(
+            [x0, y0, (x1 - x0) / max(1 - x0, 0.02), (y1 - y0) / max(1 - y0, 0.02)]
+        )
+        last = self.regressor[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.bias.copy_(torch.logit(shares.clamp(*STEEP)))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's maps."""

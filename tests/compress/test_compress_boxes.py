@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from edgecompress.compress.augment import Augment, draw, mixed_region, random_region
-from edgecompress.compress.boxes import box_loss, giou, iou
-from edgecompress.compress.cam import cam_boxes, grad_cam, plain_cam
+from edgecompress.compress.boxes import (
+    BoxLoss,
+    best_constant,
+    box_loss,
+    ciou,
+    giou,
+    iou,
+    mean_iou,
+)
+from edgecompress.compress.cam import CamKind, cam_boxes, grad_cam, mean_maps, plain_cam
+from edgecompress.compress.families import Network
 from edgecompress.compress.loader import PhotoCache
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.tasks import view_boxes
+from edgecompress.errors import UsageError
 
 edges = st.lists(st.floats(0, 1), min_size=4, max_size=4)
 
@@ -33,6 +46,41 @@ def test_plain_cam_is_grad_cam_times_positions(family: str) -> None:
     fast = plain_cam(network, images, targets)
     positions = slow.shape[1] * slow.shape[2]
     torch.testing.assert_close(fast, slow * positions, rtol=1e-4, atol=1e-6)
+
+
+class TwoLayers(Network):
+    """A head that plain CAM cannot see through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 4)
+        self.head = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        return self.head(x.mean((2, 3)))
+
+
+def test_plain_maps_refuse_other_heads() -> None:
+    images, targets = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    with pytest.raises(UsageError, match="one linear layer"):
+        mean_maps(TwoLayers(), [images], targets, 32, "plain")
+    assert mean_maps(TwoLayers(), [images], targets, 32, "grad").shape == (2, 32, 32)
+
+
+@pytest.mark.parametrize("kind", get_args(CamKind))
+def test_maps_of_mirrored_photos_are_turned_back(kind: CamKind) -> None:
+    network = NetworkSpec("resnet18", 0.25, 1.0, 64, 5).build().eval()
+    views = [torch.randn(3, 3, side, side) for side in (64, 96)]
+    targets = torch.tensor([0, 3, 4])
+    straight = mean_maps(network, views, targets, 48, kind)
+    turned = mean_maps(network, [one.flip(3) for one in views], targets, 48, kind, mirrored=True)
+    torch.testing.assert_close(turned, straight.flip(2), rtol=1e-4, atol=1e-5)
+    # Sizes count alike, whatever their maps' scale.
+    alone = [mean_maps(network, [one], targets, 48, kind) for one in views]
+    torch.testing.assert_close(straight, (alone[0] + alone[1]) / 2)
 
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(1, 6), st.integers(1, 6))
@@ -83,6 +131,51 @@ def test_overlap_of_known_boxes() -> None:
     assert giou(left, apart).item() == pytest.approx(-0.25)
     assert box_loss(left, right, "mse").item() == pytest.approx(0.03125)
     assert box_loss(left, apart, "giou").item() == pytest.approx(1.25)
+    # Middles 0.25 apart, a diagonal of 0.75² + 1², the same aspect.
+    assert ciou(left, right).item() == pytest.approx(1 / 3 - 0.0625 / 1.5625)
+    wide = torch.tensor([[0.0, 0.0, 1.0, 0.5]])
+    aspect = 4 / math.pi**2 * (math.atan(2) - math.atan(0.5)) ** 2
+    weight = aspect / (1 - 1 / 3 + aspect)
+    assert ciou(left, wide).item() == pytest.approx(1 / 3 - 0.125 / 2 - weight * aspect)
+    l1 = box_loss(left, apart, "l1+giou").item() - box_loss(left, apart, "giou").item()
+    assert l1 == pytest.approx(1.25)
+
+
+@given(edges, edges)
+def test_complete_overlap_never_exceeds_overlap(a: list[float], b: list[float]) -> None:
+    first, second = _box(a), _box(b)
+    assert ciou(first, second).item() <= iou(first, second).item() + 1e-5
+    loss = ciou(first.requires_grad_(), second).sum()
+    assert torch.autograd.grad(loss, first)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", get_args(BoxLoss))
+def test_every_loss_leads_to_the_box(kind: BoxLoss) -> None:
+    wanted = torch.tensor([[0.1, 0.2, 0.4, 0.9]])
+    found = torch.tensor([[0.3, 0.1, 0.9, 0.6]], requires_grad=True)
+    optimizer = torch.optim.Adam([found], lr=0.02)
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 300)
+        optimizer.zero_grad()
+        box_loss(found, wanted, kind).backward()
+        optimizer.step()
+    assert iou(found, wanted).item() > 0.95
+
+
+def test_the_best_constant_box() -> None:
+    generator = Generator().manual_seed(0)
+    near = 0.4 * torch.rand(100, 2, generator=generator)
+    boxes = torch.cat([near, near + 0.2 + 0.4 * torch.rand(100, 2, generator=generator)], dim=1)
+    best = mean_iou(best_constant(boxes), boxes)
+    others = [boxes.mean(0), boxes.median(0).values, torch.tensor([0.0, 0.0, 1.0, 1.0])]
+    assert all(best >= mean_iou(one, boxes) for one in others)
+    # A grid over all boxes finds none that is better.
+    marks = torch.linspace(0, 1, 6)
+    grid = torch.cartesian_prod(marks, marks, marks, marks)
+    grid = grid[(grid[:, 0] < grid[:, 2]) & (grid[:, 1] < grid[:, 3])]
+    assert best >= max(mean_iou(one, boxes) for one in grid)
+    same = torch.tensor([[0.2, 0.3, 0.7, 0.6]]).expand(5, 4)
+    assert mean_iou(best_constant(same), same) == pytest.approx(1, abs=1e-3)
 
 
 @given(st.integers(0, 10_000), st.floats(0.05, 1))

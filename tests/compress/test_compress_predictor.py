@@ -1,0 +1,143 @@
+"""The foreground predictor: its size, its start, and that it learns to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+
+from edgecompress import events
+from edgecompress.compress.augment import Augment
+from edgecompress.compress.boxes import best_constant, iou, mean_iou
+from edgecompress.compress.config import CompressConfig, PredictorTable
+from edgecompress.compress.export import save_network
+from edgecompress.compress.families.predictor import ForegroundPredictor
+from edgecompress.compress.foreground import draw_boxes, predictor_spec, train_predictor
+from edgecompress.compress.learn import Compression
+from edgecompress.compress.loader import PhotoCache, runner_inputs, whole
+from edgecompress.compress.material import IMAGENET_PIXELS, gather
+from edgecompress.compress.photos import image_folder
+from edgecompress.compress.tasks import BoxTask, Held, run_batched
+from edgecompress.compress.train import Recipe, train
+from edgecompress.compress.workbook import Done, Workbook
+
+
+@settings(deadline=None)
+@given(st.floats(0.1, 7), st.floats(0.1, 7))
+def test_the_predictor_is_the_largest_that_may_be(a: float, b: float) -> None:
+    less, more = sorted((1e6 * a, 1e6 * b))
+    table = PredictorTable()
+    small, large = predictor_spec(table, less), predictor_spec(table, more)
+    assert small.macs <= large.macs
+    least = predictor_spec(table, 0.0)
+    assert small.macs <= max(less, least.macs)
+    # Not much is left unused: the next larger one is not twice as large.
+    assert small.macs == least.macs or small.macs > 0.5 * less
+
+
+def test_what_the_job_says_of_the_predictor_is_kept() -> None:
+    table = PredictorTable(resolution=72)
+    assert predictor_spec(table, 5e6).resolution == 72
+    table = PredictorTable(resolution=96, width=1.0)
+    spec = predictor_spec(table, 1.0)
+    assert (spec.resolution, spec.width) == (96, 1.0)
+
+
+@pytest.mark.parametrize("box", [(0.2, 0.1, 0.9, 0.6), (0.0, 0.0, 1.0, 1.0), (0.9, 0.9, 0.9, 0.9)])
+def test_a_fresh_predictor_begins_at_a_box(box: tuple[float, float, float, float]) -> None:
+    network = ForegroundPredictor(0.5, 0.5, 32)
+    network.begin_at(box)
+    found = network.eval()(torch.randn(8, 3, 32, 32))
+    # Within what keeps the sigmoids' slopes.
+    torch.testing.assert_close(found, torch.tensor(box).expand(8, 4), atol=0.11, rtol=0)
+
+
+def _patches(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Photos uint8 `[n, 3, 32, 32]` of one bright patch each, and its box."""
+    generator = Generator().manual_seed(seed)
+    photos = torch.randint(0, 80, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    near = torch.randint(0, 14, (count, 2), generator=generator)
+    far = near + torch.randint(10, 18, (count, 2), generator=generator)
+    for photo, (x0, y0), (x1, y1) in zip(photos, near.tolist(), far.tolist(), strict=True):
+        photo[:, y0:y1, x0:x1] += 120
+    return photos, torch.cat([near, far], dim=1) / 32
+
+
+def test_the_predictor_sees(tmp_path: Path) -> None:
+    photos, boxes = _patches(128, 0)
+    seen, wanted = _patches(64, 1)
+    task = BoxTask(
+        cache=PhotoCache(tuple(photos), torch.zeros(128, dtype=torch.int64), (), ()),
+        boxes=boxes,
+        resolution=32,
+        preprocess=IMAGENET_PIXELS,
+        augment=Augment((0.5, 1.0)),
+        kind="giou",
+        held=Held(seen.permute(0, 2, 3, 1), wanted),
+    )
+    network = ForegroundPredictor(0.5, 0.5, 32)
+    network.begin_at(boxes.mean(0).tolist())
+    recipe = Recipe(epochs=6, batch=16, rate=0.005, optimizer="adamw", decay=0.01)
+    outcome = train(network, task, recipe, tmp_path / "checkpoint", "predictor")
+    constant = mean_iou(best_constant(boxes), wanted)
+    assert outcome.measures[-1] > constant + 0.1
+    found = run_batched(network, task.held.inputs, IMAGENET_PIXELS)
+    assert outcome.measures[-1] == pytest.approx(iou(found, wanted).mean().item(), abs=1e-5)
+    # It has not become "the whole photo".
+    assert (found[:, 2:] - found[:, :2]).prod(1).mean() < 0.5
+
+
+def _compression(shapes, work: Path, **predictor: Any) -> tuple[Compression, Done]:
+    """One compression whose base is drawn by lot, as far as its boxes."""
+    table = {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 1, **predictor}
+    config = CompressConfig.model_validate(
+        {
+            "held_out": 0.25,
+            "base": {"family": "resnet18", "width": 0.125, "resolution": 48},
+            "predictor": table,
+        }
+    )
+    work.mkdir()
+    train_set, val = (image_folder(path) for path in shapes)
+    one = Compression(config, gather(config, train_set, val, work), Workbook(work))
+    spec = config.base.spec(2)
+    save_network(work / "base.pt", spec, one.build(spec).eval())
+    return one, Done("of the base", {})
+
+
+def test_boxes_and_predictor_are_told_with_their_marks(shapes, tmp_path: Path) -> None:
+    one, base = _compression(shapes, tmp_path / "grad")
+    drawn = draw_boxes(one, base)
+    assert draw_boxes(one, base) == drawn
+    boxes = torch.load(one.book.path("boxes.pt"), weights_only=True)
+    assert len(boxes["fit"]) == len(one.material.fit_cache)
+    constant = torch.tensor(drawn.result["constant"])
+    found = drawn.result
+    assert found["constant_iou"] == pytest.approx(mean_iou(constant, boxes["held"]), abs=1e-3)
+    assert 0 < found["mirrored_iou"] < 1
+    said: list[str] = []
+    with events.listening(lambda event: said.append(event.text)):
+        predictor = train_predictor(one, drawn).result
+    assert predictor["constant_iou"] == found["constant_iou"]
+    assert predictor["share_of_base"] == pytest.approx(
+        predictor["macs"] / one.load("base")[0].macs, abs=1e-5
+    )
+    assert any("more than the 3.0%" in text for text in said)
+    seen = runner_inputs(one.material.held, one.material.held_cache.positions, whole, 32)
+    again = run_batched(one.load("predictor")[1], seen, IMAGENET_PIXELS)
+    assert predictor["held_out"] == pytest.approx(iou(again, boxes["held"]).mean().item(), abs=1e-4)
+    # Averages and one linear layer: both kinds of maps are the same.
+    plain, base = _compression(shapes, tmp_path / "plain", cam="plain")
+    assert draw_boxes(plain, base).fingerprint != drawn.fingerprint
+    others = torch.load(plain.book.path("boxes.pt"), weights_only=True)
+    assert iou(boxes["held"], others["held"]).mean() > 0.99
+    # One map instead of four.
+    rough, base = _compression(shapes, tmp_path / "rough", smooth=False)
+    draw_boxes(rough, base)
+    others = torch.load(rough.book.path("boxes.pt"), weights_only=True)
+    assert iou(boxes["held"], others["held"]).mean() < 0.99
