@@ -31,7 +31,8 @@ DIMENSIONS: tuple[Dimension, ...] = ("depth", "width", "resolution")
 POWERS: dict[Dimension, int] = {"depth": 1, "width": 2, "resolution": 2}
 SIDE_STEP = 8
 SMALLEST_SIDE = 16
-_FURTHER = (1.0, 0.7, 0.5, 0.35, 0.25)
+_NARROWEST = 1e-3
+_FURTHER = (1.0, 0.6, 0.36, 0.2, 0.1)
 
 Cost = Callable[[NetworkSpec], float]
 """What a network costs: MACs, or milliseconds on a board."""
@@ -198,8 +199,11 @@ def propose(
     if budget >= 1:
         return base
     limit = budget * cost(base)
+    proposed = along(base, shares, budget, powers)
     for further in _FURTHER:
-        start = along(base, shares, further * budget, powers)
+        start = scaled(proposed, {"depth": further**0.5, "resolution": further**0.25})
+        if further < 1 and cost(replace(start, width=_NARROWEST)) > limit:
+            continue
         best = widest(start, limit, cost, min(1.5 * start.width, base.width))
         if best is not None:
             return best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.shrink import (
     DIMENSIONS,
+    Dimension,
     TrialPoint,
     along,
+    exponent_errors,
     exponents,
+    powers,
     propose,
     trial_specs,
 )
@@ -101,3 +105,59 @@ def test_the_cost_may_be_measured() -> None:
 def test_shares_say_what_shrinks() -> None:
     only_resolution = along(BASE, {"depth": 0.0, "width": 0.0, "resolution": 1.0}, 0.25)
     assert only_resolution == NetworkSpec("resnet18", 1.0, 1.0, 64, 10)
+
+
+@given(
+    st.dictionaries(st.sampled_from(DIMENSIONS), st.floats(0.02, 0.3), min_size=3, max_size=3),
+    st.sets(st.sampled_from([0.3, 0.4, 0.5, 0.7]), min_size=1, max_size=3),
+)
+@settings(max_examples=5, deadline=None)
+def test_points_that_obey_the_law_give_it_back(
+    laws: dict[Dimension, float], kept: set[float]
+) -> None:
+    points = [TrialPoint(None, BASE, 0.9, PHOTOS)]
+    for share in kept:
+        for name, spec in trial_specs(BASE, share).items():
+            saved = math.log(BASE.macs / spec.macs)
+            points.append(TrialPoint(name, spec, 0.9 - laws[name] * saved**2, PHOTOS))
+    wanted = {name: 1 / law for name, law in laws.items()}
+    total = sum(wanted.values())
+    for name, share in exponents(points).items():
+        assert share == pytest.approx(wanted[name] / total, rel=1e-6)
+
+
+def test_more_photos_make_exponents_surer() -> None:
+    lost = {"depth": 0.08, "width": 0.05, "resolution": 0.06}
+    few, many = (exponent_errors(_points(lost, photos)) for photos in (500, 50_000))
+    for name in DIMENSIONS:
+        assert 0 < many[name] < few[name] < 0.5
+    # A tenfold standard error, where no loss is below it.
+    assert few["width"] == pytest.approx(10 * many["width"], rel=0.5)
+    assert exponent_errors(_points(lost, 500)) == few
+
+
+def test_milliseconds_have_powers_and_exponents_of_their_own() -> None:
+    def milliseconds(spec: NetworkSpec) -> float:
+        # Fewer pixels help less than MACs say, narrower layers more.
+        return 10 * spec.depth * spec.width**3 * (spec.resolution / BASE.resolution) ** 1.0
+
+    priced = [
+        replace(point, cost=milliseconds(point.spec))
+        for point in _points(dict.fromkeys(DIMENSIONS, 0.04))
+    ]
+    found = powers(priced)
+    for name, power in {"depth": 1, "width": 3, "resolution": 1}.items():
+        assert found[name] == pytest.approx(power)
+    by_time, by_macs = exponents(priced), exponents(_points(dict.fromkeys(DIMENSIONS, 0.04)))
+    assert by_time["width"] > by_macs["width"]
+    assert by_time["resolution"] < by_macs["resolution"]
+    half = along(BASE, by_time, 0.5, found)
+    assert milliseconds(half) == pytest.approx(5, rel=0.1)  # pixels come in steps of 8
+
+
+def test_where_the_narrowest_is_too_much_the_others_go_further() -> None:
+    small = NetworkSpec("resnet18", 0.125, 1.0, 64, 10)
+    only_width: dict[Dimension, float] = {"depth": 0.05, "width": 0.9, "resolution": 0.05}
+    spec = propose(small, only_width, 0.3)
+    assert spec.macs <= 0.3 * small.macs
+    assert spec.resolution < along(small, only_width, 0.3).resolution
