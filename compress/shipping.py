@@ -15,6 +15,7 @@ from edgecompress.files import building, write_json
 
 from ..runner.spec import Cascade, Predictor, Stage, cascade_from_json
 from .comparison import FULL, PREDICTOR, Row
+from .crop_sizes import kept_sizes
 from .evaluate import evaluate
 from .families import Network
 from .learn import Compression, Trained
@@ -52,12 +53,13 @@ def chosen(rows: Sequence[Row], budget: float, method: str = FULL) -> Choice:
 def as_cascade(one: Compression, row: Row, name: str) -> tuple[Cascade, dict[str, Trained]]:
     """A row's networks as a cascade that the runner runs."""
     networks = {network: one.load(network) for network in row.networks}
-    sizes = one.settings.predictor.sizes
     predictor = None
     if row.cropped:
         networks[PREDICTOR] = one.load(PREDICTOR)
         spec = networks[PREDICTOR][0]
-        predictor = Predictor(PREDICTOR, spec.resolution, sizes, spec.macs, spec.params)
+        predictor = Predictor(
+            PREDICTOR, spec.resolution, kept_sizes(one), spec.macs, spec.params
+        )
     point = row.point or {}
     thresholds = (*point.get("thresholds", ()), None)
     temperatures = point.get("temperatures", (1.0,))

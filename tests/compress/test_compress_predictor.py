@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,16 +16,27 @@ from edgecompress import events
 from edgecompress.compress.augment import Augment
 from edgecompress.compress.boxes import best_constant, iou, mean_iou
 from edgecompress.compress.config import CompressConfig, PredictorTable
+from edgecompress.compress.crop_sizes import (
+    best_sizes,
+    choose_sizes,
+    kept_sizes,
+    needed_sides,
+    wasted,
+    with_sizes,
+)
 from edgecompress.compress.export import save_network
 from edgecompress.compress.families.predictor import ForegroundPredictor
 from edgecompress.compress.foreground import draw_boxes, predictor_spec, train_predictor
 from edgecompress.compress.learn import Compression
 from edgecompress.compress.loader import PhotoCache, runner_inputs, whole
 from edgecompress.compress.material import IMAGENET_PIXELS, gather
+from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.photos import image_folder
 from edgecompress.compress.tasks import BoxTask, Held, run_batched
 from edgecompress.compress.train import Recipe, train
 from edgecompress.compress.workbook import Done, Workbook
+from edgecompress.errors import UsageError
+from edgecompress.runner.photo import crop_box, size_index
 
 
 @settings(deadline=None)
@@ -141,3 +153,58 @@ def test_boxes_and_predictor_are_told_with_their_marks(shapes, tmp_path: Path) -
     draw_boxes(rough, base)
     others = torch.load(rough.book.path("boxes.pt"), weights_only=True)
     assert iou(boxes["held"], others["held"]).mean() < 0.99
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.integers(1, 4))
+def test_sizes_waste_least(seed: int, count: int) -> None:
+    sides = np.random.default_rng(seed).beta(2, 3, 40)
+    sizes = best_sizes(sides, count)
+    assert len(sizes) == count
+    assert sizes[-1] == 1
+    assert list(sizes) == sorted(set(sizes))
+    least = wasted(sides, sizes)
+    # What a crop takes, photo by photo, and that no neighbouring choice is better.
+    taken = [next(size for size in sizes if size >= side) for side in sides]
+    assert least == pytest.approx(np.mean(np.square(taken) - np.square(sides)))
+    for index in range(count - 1):
+        for step in (-1 / 16, 1 / 16):
+            moved = sorted({*sizes[:index], sizes[index] + step, *sizes[index + 1 :]})
+            if moved[0] >= 0.25:
+                assert wasted(sides, moved) >= least - 1e-12
+
+
+def test_needed_sides_are_those_of_the_runner() -> None:
+    rng = np.random.default_rng(0)
+    near = rng.random((60, 2)) * 0.6
+    boxes = np.concatenate([near, near + rng.random((60, 2)) * (1 - near)], axis=1)
+    shapes = [(int(w), int(h)) for w, h in rng.integers(200, 900, (60, 2))]
+    sizes = (0.25, 0.5, 0.75, 1.0)
+    taken = np.searchsorted(sizes, needed_sides(boxes, shapes))
+    theirs = [size_index(box, *shape, sizes) for box, shape in zip(boxes, shapes, strict=True)]
+    # The runner rounds sides to whole pixels.
+    assert np.mean(taken == theirs) > 0.95
+
+
+def test_the_job_may_leave_sizes_to_the_photos(shapes, tmp_path: Path) -> None:
+    config = PredictorTable.model_validate({"sizes": "auto"})
+    assert config.sizes == ()
+    assert PredictorTable.model_validate(config.model_dump(mode="json")) == config
+    with pytest.raises(UsageError, match="0 boxes"):
+        best_sizes(np.zeros(0))
+    one, _ = _compression(shapes, tmp_path / "sizes", sizes="auto")
+    network = ForegroundPredictor(0.5, 0.5, 32)
+    network.begin_at((0.3, 0.3, 0.6, 0.6))
+    spec = NetworkSpec("foreground_predictor", 0.5, 0.5, 32, 4)
+    save_network(one.book.path("predictor.pt"), spec, network.eval())
+    done = choose_sizes(one, Done("of the predictor", {}))
+    # All boxes are about 0.3 wide: a size a little above is among them.
+    assert any(0.3 < size < 0.45 for size in done.result["sizes"])
+    assert done.result["wasted"] < done.result["fixed_wasted"]
+    told, again = with_sizes(one, Done("of the predictor", {}))
+    assert again == done
+    sized = told.settings.predictor.sizes
+    assert sized == tuple(done.result["sizes"])
+    assert with_sizes(told, done) == (told, None)
+    assert kept_sizes(one) == kept_sizes(told) == sized
+    assert len(crop_box((0.3, 0.3, 0.6, 0.6), 64, 48, sized)) == 4
