@@ -69,6 +69,7 @@ def _compression(
     """
     from ..bench import compression, compression_page, model_card
     from ..compress.comparison import compare, opened
+    from ..compress.ddp import lead
     from ..compress.photos import find_photos
     from ..compress.shipped import CARD
     from ..compress.shipping import chosen
@@ -88,7 +89,7 @@ def _compression(
     )
     default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
     with open_workspace(out or default) as space:
-        rows = compare(config, table, (photos[0], photos[1]), space.path("comparison"))
+        rows = lead(compare, config, table, (photos[0], photos[1]), space.path("comparison"))
         about = _about(wanted, config, table, rows[0].n)
         told = compression.document(rows, table.headline, about)
         compression.write_document(told, space.path(COMPARISON))

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgecompress import __version__
-from edgecompress.errors import UsageError
+from edgecompress.errors import EdgeCompressError, UsageError
 
 from ..targets.inventory import VARIABLE
 from . import bench, boards, data, doctor, export, jobs, keys, report, show
@@ -93,7 +93,21 @@ app.add_typer(data.app, name="data")
 
 
 def main() -> None:
-    """The console script. What the parser refuses is JSON too where that was asked for."""
+    """The console script. Of torchrun's processes the first runs it; the others help to train."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _main()
+        return
+    from ..compress.ddp import shared
+
+    try:
+        shared(_main)
+    except EdgeCompressError as error:
+        show.failure(error, as_json=False)
+        sys.exit(error.exit_code)
+
+
+def _main() -> None:
+    """What the parser refuses is JSON too where that was asked for."""
     if "--json" not in sys.argv:
         app()
         return

@@ -200,11 +200,15 @@ def compress(run: Run) -> None:
         }
 
         def work() -> None:
+            from ..compress.ddp import Told, lead
             from ..compress.plan import compress_photos
 
             training = run.space.path("training")
-            priced = {} if cost is None else {"cost": cost, "cost_name": f"ms on {cost.where}"}
-            compress_photos(table, train, validation, training, run.cascade, run.quick, **priced)
+            priced = (
+                {} if cost is None else {"cost": Told(cost), "cost_name": f"ms on {cost.where}"}
+            )
+            folders = training, run.cascade
+            lead(compress_photos, table, train, validation, *folders, run.quick, **priced)
 
     run.space.step("compress", inputs, [run.cascade], work)
 

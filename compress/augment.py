@@ -32,6 +32,8 @@ class Augment:
     mixup: float = 0.0
 
 
+ALL = slice(None)
+
 Region = tuple[float, float, float, float]
 """left, top, right, bottom as shares of width and height."""
 
@@ -68,11 +70,20 @@ def _shift(crop: Region, dx: float, dy: float) -> Region:
     return x, y, x + width, y + height
 
 
-def mixing(count: int, mixup: float, generator: Generator) -> tuple[Tensor, float] | None:
-    """With which other each of `count` photos is mixed, and the share of its own; None: not."""
+def mixing(
+    count: int, mixup: float, generator: Generator, part: slice = ALL
+) -> tuple[Tensor, float] | None:
+    """With which other each of `count` photos is mixed, and the share of its own; None: not.
+
+    Args:
+        part: of the photos; they are mixed among themselves.
+    """
     if not mixup:
         return None
     order = torch.randperm(count, generator=generator)
+    if part != ALL:
+        # Ranks of a part's random numbers are a random order of it.
+        order = order[part].argsort().argsort()
     # PyTorch has no beta distribution that takes a generator.
     seed = int(torch.randint(2**31, (), generator=generator))
     return order, float(np.random.default_rng(seed).beta(mixup, mixup))
@@ -86,27 +97,34 @@ def draw(
     generator: Generator,
     *,
     crops: Tensor | None = None,
+    part: slice = ALL,
 ) -> tuple[Tensor, Tensor]:
     """A batch of random views, mirrored half of the time.
 
     Args:
         indices: int64 `[n]` into the cache.
         crops: predicted crops of all photos `[len(cache), 4]`, shares; None: whole photos.
+        part: of the batch that is cut; the random numbers are drawn for all of it, so that
+            each of several processes has the views that a single one would have.
 
     Returns:
         uint8 `[n, 3, resolution, resolution]`, and the regions `[n, 4]` that were seen; a mirrored
         one has its x edges swapped (left > right).
     """
-    views, regions = [], []
-    for index in indices.tolist():
-        region: Region = (0.0, 0.0, 1.0, 1.0)
-        if crops is not None:
-            left, top, right, bottom = crops[index].tolist()
-            region = mixed_region((left, top, right, bottom), augment, generator)
-        x0, y0, x1, y1 = random_region(region, augment, generator)
-        view = cache.cut(index, (x0, y0, x1, y1), resolution)
-        if torch.rand((), generator=generator).item() < 0.5:
-            view, x0, x1 = view.flip(-1), x1, x0
-        views.append(view)
-        regions.append((x0, y0, x1, y1))
-    return torch.stack(views), torch.tensor(regions)
+    places = indices.tolist()
+    regions = [_region(index, augment, generator, crops) for index in places]
+    views = []
+    for index, (x0, y0, x1, y1) in zip(places[part], regions[part], strict=True):
+        view = cache.cut(index, (min(x0, x1), y0, max(x0, x1), y1), resolution)
+        views.append(view.flip(-1) if x0 > x1 else view)
+    return torch.stack(views), torch.tensor(regions[part])
+
+
+def _region(index: int, augment: Augment, generator: Generator, crops: Tensor | None) -> Region:
+    region: Region = (0.0, 0.0, 1.0, 1.0)
+    if crops is not None:
+        left, top, right, bottom = crops[index].tolist()
+        region = mixed_region((left, top, right, bottom), augment, generator)
+    x0, y0, x1, y1 = random_region(region, augment, generator)
+    mirrored = torch.rand((), generator=generator).item() < 0.5
+    return (x1, y0, x0, y1) if mirrored else (x0, y0, x1, y1)

@@ -14,28 +14,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from filelock import FileLock, Timeout
 from pydantic import Field
 
 from edgecompress import events
-from edgecompress.errors import InputError, UsageError
+from edgecompress.errors import InputError
 from edgecompress.files import writing
 
+from . import ddp
 from .baselines import Method, Start, start
 from .cascade import Member, frontier
 from .chooser import Asked, Chooser
 from .config import CompressConfig, Epochs, Positive, Share, Table
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
-from .learn import Compression
+from .learn import Compression, teaching
 from .material import centred, gather
 from .photos import PhotoSet, photos_fingerprint
 from .proposal import measure_shrinking
 from .steps import train_base
-from .tasks import ClassifyTask, Teacher
+from .tasks import ClassifyTask
 from .train import train
-from .workbook import Done, Workbook
+from .workbook import Done, Workbook, locked
 
 FULL = "edgecompress"
 """The method of what is chosen among cascades and single members."""
@@ -147,16 +146,10 @@ def opened(
     """
     learn, report_on = photos
     folder = work / f"seed{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     settings = config.model_copy(update={"seed": seed})
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            material = gather(settings, learn, report_on, folder)
-            yield Compression(settings, material, Workbook(folder))
-    except Timeout:
-        raise UsageError(
-            f"another comparison is working in {folder}", "wait for it, or give another folder"
-        ) from None
+    with ddp.joined(), locked(folder, "comparison"):
+        material = gather(settings, learn, report_on, folder)
+        yield Compression(settings, material, Workbook(folder))
 
 
 def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
@@ -190,7 +183,7 @@ def _judge_base(one: Compression, base: Done) -> Done:
         return {"macs": spec.macs, "params": spec.params, "predictor_macs": 0}
 
     inputs = {"base": base.fingerprint, "val": photos_fingerprint(one.material.val)}
-    return one.book.step("base-answers", inputs, work, ("base.npz",))
+    return one.book.step("base-answers", inputs, work, ("base.npz",), alone=True)
 
 
 def _fine_tune(
@@ -214,8 +207,6 @@ def _fine_tune(
     def work(fingerprint: str) -> dict[str, Any]:
         events.note(f"seed {settings.seed}: {name}")
         begun = start(one, method, budget, exponents=exponents, rank_photos=table.rank_photos)
-        teacher_spec, teacher = one.load("base")
-        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         look, crops = centred, None
         if predictor is not None:
             found = one.load(PREDICTOR)
@@ -228,16 +219,17 @@ def _fine_tune(
             augment=one.augment(),
             held=material.held_inputs(begun.spec.resolution, look),
             crops=crops,
-            teacher=Teacher(teacher.eval(), teacher_spec.resolution) if table.distil else None,
+            teacher=teaching(one.load("base")) if table.distil else None,
         )
         checkpoint = one.book.path(f"{name}.checkpoint")
         outcome = train(
             begun.network, task, recipe, checkpoint, f"training {name}", identity=fingerprint
         )
-        if begun.whole:
-            with writing(one.book.path(f"{name}.pt")) as temporary:
-                save_network(temporary, begun.spec, begun.network)
-        _answer(one, name, begun, crop=PREDICTOR if predictor is not None else None)
+        if ddp.ranks().first:
+            if begun.whole:
+                with writing(one.book.path(f"{name}.pt")) as temporary:
+                    save_network(temporary, begun.spec, begun.network)
+            _answer(one, name, begun, crop=PREDICTOR if predictor is not None else None)
         return {
             "spec": begun.spec.to_json(),
             "macs": begun.macs,
@@ -257,6 +249,7 @@ def _fine_tune(
         "predictor": predictor.fingerprint if predictor is not None else None,
         "sizes": sizes if predictor is not None else None,
         "val": photos_fingerprint(material.val),
+        **(one.crop_inputs() if predictor is not None else {}),
     }
     return one.book.step(name, inputs, work, (f"{name}.npz",), (f"{name}.checkpoint",))
 

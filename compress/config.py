@@ -9,12 +9,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from edgecompress.errors import UsageError
 
 from .boxes import BoxLoss
+from .augment import Augment
 from .budget import Budget, parse_budget
 from .cam import CamKind
 from .foreign.source import PREFIX
 from .network import NetworkSpec
+from .recipe import Precision, Recipe
 from .search import FEWEST_TRIALS
-from .train import Recipe
 
 
 class Table(BaseModel):
@@ -121,6 +122,10 @@ class TrainTable(Table):
         progressive: share of the input side in the first epoch (`train.Recipe`).
         ema: decay of the weights' moving average (`train.Recipe`).
         mixup: pairs of photos are mixed by a share from Beta(mixup, mixup); 0 is not at all.
+        predicted: share of predicted crops where a member is fine-tuned on them; half of the rest
+            are shifted ones, half whole photos.
+        clip: largest norm of a step's gradients; 0 is none.
+        precision: of the multiplications (`train.Recipe`).
         others: as in `train.Recipe`.
     """
 
@@ -135,6 +140,9 @@ class TrainTable(Table):
     progressive: Share = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    predicted: Annotated[float, Field(ge=0, le=1)] = Augment.predicted
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    precision: Precision = "auto"
 
     def recipe(self, epochs: int, *, seed: int, rate: float = 1.0, distil: float = 0.0) -> Recipe:
         """A recipe of so many epochs; `rate` multiplies the learning rate."""
@@ -149,6 +157,8 @@ class TrainTable(Table):
             distil=distil,
             progressive=self.progressive,
             ema=self.ema,
+            clip=self.clip,
+            precision=self.precision,
             seed=seed,
         )
 

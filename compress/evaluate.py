@@ -161,8 +161,8 @@ ENGINES = {"PyTorch": torch_networks, "ONNX Runtime": onnx_networks}
 
 def normalise(photos: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     """uint8 NHWC `[n, r, r, 3]` to the networks' float32 NCHW."""
-    mean = torch.tensor(preprocess.mean).view(1, 3, 1, 1)
-    std = torch.tensor(preprocess.std).view(1, 3, 1, 1)
+    mean = torch.tensor(preprocess.mean, device=photos.device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocess.std, device=photos.device).view(1, 3, 1, 1)
     return (photos.permute(0, 3, 1, 2).to(torch.float32) - mean) / std
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from edgecompress.files import writing
-
 from .augment import Augment
 from .config import CompressConfig
+from .devices import chosen_device
 from .export import load_network, save_network
 from .families import Network
 from .foreign import Foreign
@@ -46,7 +45,12 @@ class Compression:
     def augment(self) -> Augment:
         """How training photos are varied."""
         table = self.settings.train
-        return Augment((table.scale, 1.0), mixup=table.mixup)
+        return Augment((table.scale, 1.0), predicted=table.predicted, mixup=table.mixup)
+
+    def crop_inputs(self) -> dict[str, Any]:
+        """What decides a training on predicted crops, beside the predictor and the sizes."""
+        share = self.settings.train.predicted
+        return {} if share == Augment.predicted else {"predicted": share}
 
 
 def train_classifier(
@@ -83,7 +87,7 @@ def train_classifier(
             augment=one.augment(),
             held=material.held_inputs(spec.resolution, look),
             crops=crops,
-            teacher=None if teacher is None else _teacher(one.load(teacher)),
+            teacher=None if teacher is None else teaching(one.load(teacher)),
         )
         network = start(spec)
         return keep_training(
@@ -106,7 +110,7 @@ def keep_training(
     spec, network = trained
     checkpoint = one.book.path(f"{name}.checkpoint")
     outcome = train(network, task, recipe, checkpoint, f"training {name}", identity=fingerprint)
-    with writing(one.book.path(f"{name}.pt")) as temporary:
+    with one.book.writing(f"{name}.pt") as temporary:
         save_network(temporary, spec, network)
     return {
         "spec": spec.to_json(),
@@ -120,9 +124,10 @@ def keep_training(
     }
 
 
-def _teacher(trained: Trained) -> Teacher:
+def teaching(trained: Trained) -> Teacher:
+    """A trained network as a teacher, on the device that students are trained on."""
     spec, network = trained
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(chosen_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(network.eval(), spec.resolution)
 
 

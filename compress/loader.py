@@ -7,10 +7,12 @@ runner's, within a grey level.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from edgecompress.errors import InputError
 from ..runner.errors import RunnerError
 from ..runner.photo import Box, decode, sample
 from .photos import PhotoSet
+
+T = TypeVar("T")
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -130,6 +134,18 @@ def _pixels(image: Image.Image, side: int) -> Tensor:
         size = (round(width * side / short), round(height * side / short))
         image = image.resize(size, BICUBIC)
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+
+
+_END: Any = object()
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The same items in the same order, up to `depth` of them made beforehand by one thread."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, _END) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(pool.submit(next, items, _END))
+            yield item
 
 
 Crop = Callable[[int, int, int], Box]

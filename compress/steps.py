@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from edgecompress import events
-from edgecompress.errors import InputError, UsageError
+from edgecompress.errors import InputError
 from edgecompress.files import sha256_json, writing
 
+from . import ddp
 from .assemble import Variant, finish, is_written
 from .budget import member_names
 from .config import CompressConfig
@@ -27,7 +26,7 @@ from .proposal import MACS, Price, measure_shrinking, propose_members
 from .searching import search_members
 from .shrink import Cost
 from .weights import load_weights, weights_identity
-from .workbook import Done, Workbook
+from .workbook import Done, Workbook, locked
 
 
 def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may take
@@ -55,6 +54,7 @@ def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may tak
     Raises:
         InputError: the photos cannot be used.
         UsageError: the settings cannot be met, training diverged, or the folder is in use.
+        EdgeCompressError: another of torchrun's processes ended.
         CompileError: an export fails or differs.
     """
     settings = config.resolved(quick)
@@ -62,16 +62,10 @@ def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may tak
         raise InputError(
             f"{train.name} and {val.name} have different classes", "give both the same folders"
         )
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / ".lock", timeout=0):
-            material = gather(settings, train, val, work)
-            one = Compression(settings, material, Workbook(work))
-            return _run(one, out, Price(cost, cost_name))
-    except Timeout:
-        raise UsageError(
-            f"another job is working in {work}", "wait for it, or give another folder"
-        ) from None
+    with ddp.joined(), locked(work, "job"):
+        material = gather(settings, train, val, work)
+        one = Compression(settings, material, Workbook(work))
+        return _run(one, out, Price(None if cost is None else ddp.Told(cost), cost_name))
 
 
 def _run(one: Compression, out: Path, price: Price) -> Path:
@@ -107,16 +101,20 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
             [variant.fingerprint for variant in variants],
         ]
     )
-    if not is_written(out, fingerprint):
-        finish(
-            variants,
-            settings,
-            one.material,
-            base=one.load("base"),
-            done={name: step.result for name, step in done.items()},
-            out=out,
-            fingerprint=fingerprint,
-        )
+
+    def write() -> None:
+        if not is_written(out, fingerprint):
+            finish(
+                variants,
+                settings,
+                one.material,
+                base=one.load("base"),
+                done={name: step.result for name, step in done.items()},
+                out=out,
+                fingerprint=fingerprint,
+            )
+
+    ddp.decided(write)
     return out
 
 
@@ -170,7 +168,7 @@ def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> 
                 save_network(temporary, *one.load("base"))
             return base.result
 
-        return one.book.step(name, {"base": base.fingerprint}, same, (f"{name}.pt",))
+        return one.book.step(name, {"base": base.fingerprint}, same, (f"{name}.pt",), alone=True)
     recipe = settings.train.recipe(
         table.epochs, seed=settings.seed, rate=table.rate, distil=table.distil
     )
@@ -207,6 +205,7 @@ def tune_variant(
         if predictor is not None:
             inputs["predictor"] = done[predictor].fingerprint
             inputs["sizes"] = settings.predictor.sizes
+            inputs |= one.crop_inputs()
         tuned[name] = train_classifier(
             one,
             f"{name}-{kind}",

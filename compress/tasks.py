@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,19 +11,21 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..runner.spec import Preprocess
-from .augment import Augment, draw, mixing
+from .augment import ALL, Augment, draw, mixing
 from .boxes import BoxLoss, box_loss, iou
+from .devices import placed
 from .evaluate import normalise
 from .loader import PhotoCache
-from .train import Recipe
+from .recipe import Recipe
 
 
 def run_batched(
     network: nn.Module, photos: Tensor, preprocess: Preprocess, batch: int = 128
 ) -> Tensor:
-    """Outputs for uint8 NHWC photos `[n, r, r, 3]`, `[n, k]`; the network in evaluation mode."""
-    with torch.inference_mode():
-        parts = [network(normalise(part, preprocess)) for part in photos.split(batch)]
+    """Outputs for uint8 NHWC photos `[n, r, r, 3]`, `[n, k]` on the CPU; the network in evaluation
+    mode. It runs on this process's device (`devices.placed`), in float32."""
+    with torch.inference_mode(), placed(network) as device:
+        parts = [network(normalise(p.to(device), preprocess)).cpu() for p in photos.split(batch)]
     return torch.cat(parts)
 
 
@@ -38,6 +40,34 @@ class Held:
 
     inputs: Tensor
     wanted: Tensor
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a step sees, before it is normalised.
+
+    Attributes:
+        views: uint8 `[n, 3, r, r]`.
+        wanted: classes int64 `[n]`, or boxes `[n, 4]`.
+        side: of the network's input; at most r.
+        mixed: with which other each is mixed int64 `[n]`, and the share of its own; None: not.
+    """
+
+    views: Tensor
+    wanted: Tensor
+    side: int
+    mixed: tuple[Tensor, float] | None = None
+
+    def to(self, device: torch.device) -> Views:
+        """On a device; a GPU copies while the CPU goes on."""
+        if device.type == "cpu":
+            return self
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        mixed = None if self.mixed is None else (moved(self.mixed[0]), self.mixed[1])
+        return replace(self, views=moved(self.views), wanted=moved(self.wanted), mixed=mixed)
 
 
 @dataclass(frozen=True)
@@ -74,22 +104,27 @@ class ClassifyTask:
         """Photos an epoch."""
         return len(self.cache)
 
-    def batch(
-        self, indices: Tensor, generator: Generator, share: float = 1.0
-    ) -> tuple[Tensor, Any]:
-        """Random views, with classes and the teacher's logits of the same views."""
+    def draw(
+        self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL
+    ) -> Views:
+        """Random views of some photos, at the larger of the network's and the teacher's sides."""
         side = self._side(share)
         drawn = side if self.teacher is None else max(side, self.teacher.resolution)
-        views, _ = draw(self.cache, indices, drawn, self.augment, generator, crops=self.crops)
-        targets = self.cache.targets[indices]
-        mixed = mixing(len(indices), self.augment.mixup, generator)
-        taught = None
+        views, _ = draw(
+            self.cache, indices, drawn, self.augment, generator, crops=self.crops, part=part
+        )
+        mixed = mixing(len(indices), self.augment.mixup, generator, part)
+        return Views(views, self.cache.targets[indices[part]], side, mixed)
+
+    def ready(self, drawn: Views) -> tuple[Tensor, Any]:
+        """Inputs, with classes and the teacher's logits of the same views."""
+        mixed, targets, taught = drawn.mixed, drawn.wanted, None
         if self.teacher is not None:
-            seen = self._inputs(views, self.teacher.resolution)
+            seen = self._inputs(drawn.views, self.teacher.resolution)
             with torch.no_grad():
-                taught = self.teacher.logits(_mixed(seen, mixed))
+                taught = self.teacher.logits(_mixed(seen, mixed)).float()
         others = None if mixed is None else (targets[mixed[0]], mixed[1])
-        return _mixed(self._inputs(views, side), mixed), (targets, others, taught)
+        return _mixed(self._inputs(drawn.views, drawn.side), mixed), (targets, others, taught)
 
     def _side(self, share: float) -> int:
         """A share of the resolution in whole steps of 8 pixels, not below 32."""
@@ -100,7 +135,9 @@ class ClassifyTask:
     def _inputs(self, views: Tensor, resolution: int) -> Tensor:
         if views.shape[-1] != resolution:
             size = (resolution, resolution)
-            views = F.interpolate(views, size=size, mode="bicubic", antialias=True)
+            # A GPU resizes no uint8.
+            source = views if views.device.type == "cpu" else views.float()
+            views = F.interpolate(source, size=size, mode="bicubic", antialias=True).clamp(0, 255)
         return normalise(views.permute(0, 2, 3, 1), self.preprocess)
 
     def loss(self, outputs: Tensor, wanted: Any, recipe: Recipe) -> Tensor:
@@ -156,14 +193,18 @@ class BoxTask:
         """Photos an epoch."""
         return len(self.cache)
 
-    def batch(
-        self, indices: Tensor, generator: Generator, share: float = 1.0
-    ) -> tuple[Tensor, Any]:
+    def draw(
+        self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL
+    ) -> Views:
         """Random views, with the part of each box that is in view; always at the whole side, for
         which the regressor is made."""
-        views, regions = draw(self.cache, indices, self.resolution, self.augment, generator)
-        inputs = normalise(views.permute(0, 2, 3, 1), self.preprocess)
-        return inputs, view_boxes(self.boxes[indices], regions)
+        side = self.resolution
+        views, regions = draw(self.cache, indices, side, self.augment, generator, part=part)
+        return Views(views, view_boxes(self.boxes[indices[part]], regions), side)
+
+    def ready(self, drawn: Views) -> tuple[Tensor, Any]:
+        """Inputs and boxes."""
+        return normalise(drawn.views.permute(0, 2, 3, 1), self.preprocess), drawn.wanted
 
     def loss(self, outputs: Tensor, wanted: Any, recipe: Recipe) -> Tensor:
         """See `boxes.box_loss`."""

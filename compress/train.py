@@ -1,8 +1,9 @@
 """One training loop for all networks: base, predictor, trials, members, fine-tuning on crops.
 
 What is learnt is a `Task`; how is a `Recipe`. An epoch's random numbers depend only on seed and
-epoch, and a checkpoint is written after every epoch: a run that was killed goes on from the last
-whole epoch and ends with the same weights, bit for bit, as one that was not.
+epoch, and a checkpoint is written after every epoch and, in long ones, every few minutes: a run
+that was killed goes on from there and ends with the same weights, bit for bit, as one that was not.
+Under torchrun all processes train the one network together (`ddp`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,57 +21,27 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgecompress import events
 from edgecompress.errors import UsageError
-from edgecompress.files import sha256_json, writing
+from edgecompress.files import sha256_json
 
-FULL_SIDE_FROM = 0.7
-"""From this share of the epochs on, progressive resizing has reached the whole side."""
+from . import ddp
+from .augment import ALL
+from .checkpoint import read_checkpoint, write_checkpoint
+from .devices import chosen_device, device_of, mixed_precision
+from .loader import ahead
+from .recipe import Recipe, learning_rate, side_share
+
+SAVE_EVERY = 600.0
+"""Seconds between checkpoints within an epoch."""
+RANKS_APART = 1_000_000_007
+"""Between the seeds of two processes' dropout."""
 
 
-_NEWER: dict[str, Any] = {"ema": 0.0}
-"""Fields that came later, with the values at which they do nothing."""
+class Drawn(Protocol):
+    """Inputs of a step, as the CPU has prepared them."""
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the photos.
-        batch: photos a step.
-        rate: largest learning rate: after a linear warm-up it falls to 0 along a cosine.
-        optimizer: `sgd` (momentum 0.9, Nesterov) or `adamw`.
-        decay: weight decay, on matrices and kernels only.
-        warmup: epochs of warm-up; may be a fraction.
-        smoothing: label smoothing.
-        distil: weight of the teacher's answer in the loss; 0 is no teacher.
-        distil_temperature: softens both answers (Hinton et al. 2015).
-        progressive: share of the input side that the first epoch sees; it grows epoch by epoch
-            to the whole side, which the last 30 % of the epochs have (progressive resizing,
-            Howard 2018; Tan and Le 2021). 1 is the whole side from the beginning.
-        ema: decay of the moving average of weights and BatchNorm statistics that is measured and
-            kept in place of the last ones; 0 is none.
-        seed: of everything that is random.
-    """
-
-    epochs: int
-    batch: int = 64
-    rate: float = 0.1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    decay: float = 5e-4
-    warmup: float = 1.0
-    smoothing: float = 0.1
-    distil: float = 0.0
-    distil_temperature: float = 2.0
-    progressive: float = 1.0
-    ema: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields; newer ones only where they do something, so that what was trained before they
-        came is known again."""
-        fields = asdict(self)
-        return {k: v for k, v in fields.items() if k not in _NEWER or v != _NEWER[k]}
-
-    seed: int = 0
+    def to(self, device: torch.device) -> Drawn:
+        """The same on a device."""
+        ...
 
 
 class Task(Protocol):
@@ -81,18 +52,24 @@ class Task(Protocol):
         """How many photos an epoch has."""
         ...
 
-    def batch(
-        self, indices: Tensor, generator: Generator, share: float = 1.0
-    ) -> tuple[Tensor, Any]:
-        """Network inputs for some photos, and what the loss needs beside the outputs.
+    def draw(
+        self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL
+    ) -> Any:
+        """What a step sees of some photos, a `Drawn`; on the CPU, maybe while the step before it
+        is under way.
 
         Args:
             share: of the input side; a task whose networks take one side only ignores it.
+            part: of the photos that is this process's; all random numbers are drawn nonetheless.
         """
         ...
 
+    def ready(self, drawn: Any) -> tuple[Tensor, Any]:
+        """Network inputs, and what the loss needs beside the outputs; where `drawn` lies."""
+        ...
+
     def loss(self, outputs: Tensor, wanted: Any, recipe: Recipe) -> Tensor:
-        """A scalar."""
+        """A scalar, the mean over photos."""
         ...
 
     def measure(self, network: nn.Module) -> float:
@@ -123,108 +100,224 @@ def train(
     label: str,
     *,
     identity: Any = None,
+    save_every: float = SAVE_EVERY,
 ) -> Training:
-    """Train in place; the network ends in evaluation mode.
+    """Train in place, on this process's device; the network ends in evaluation mode, where it was.
 
     Args:
         checkpoint: written after every epoch. One of the same recipe and identity is gone on
             from; another is overwritten.
         label: for progress events.
         identity: JSON-able; what else decides the result (network, photos).
+        save_every: seconds between checkpoints within an epoch.
 
     Raises:
-        UsageError: the loss is not finite.
+        UsageError: the loss is not finite, or there are too many processes for a batch.
+        EdgeCompressError: another process of this training ended.
     """
     fingerprint = sha256_json([recipe.to_json(), identity, label])
-    # A step of ResNet-18 takes 0.7 of the time on a CPU with channels innermost.
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _optimizer(network, recipe)
-    average = _average(network, recipe)
-    state = _resume(checkpoint, fingerprint)
-    if state is not None:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average is not None:
-            average.load_state_dict(state["average"])
-    losses: list[float] = list(state["losses"]) if state else []
-    measures: list[float] = list(state["measures"]) if state else []
-    spent: float = state["seconds"] if state else 0.0
-    steps = math.ceil(task.size / recipe.batch)
-    with events.task(label, recipe.epochs * steps) as shown:
-        shown.update(len(losses) * steps)
-        for epoch in range(len(losses), recipe.epochs):
-            start = time.monotonic()
-            losses.append(
-                _epoch(network, task, recipe, optimizer, average, epoch=epoch, shown=shown)
-            )
-            judged = network if average is None else average.module
-            judged.eval()
-            with torch.inference_mode():
-                measures.append(task.measure(judged))
-            spent += time.monotonic() - start
-            with writing(checkpoint) as temporary:
-                torch.save(
-                    {
-                        "fingerprint": fingerprint,
-                        "network": network.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "losses": losses,
-                        "measures": measures,
-                        "seconds": spent,
-                        "average": None if average is None else average.state_dict(),
-                    },
-                    temporary,
-                )
-    if average is not None:
-        network.load_state_dict(average.module.state_dict())
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    before = device_of(network)
+    device = chosen_device() if before.type == "cpu" else before
+    with ddp.joined() as own:
+        _require_photos(task.size, recipe, own)
+        # A step of ResNet-18 takes 0.7 of the time on a CPU with channels innermost.
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        run = _Run(network, task, recipe, own, device, label)
+        within = run.resume(ddp.decided(lambda: read_checkpoint(checkpoint, fingerprint)))
+        run.share()
+        with events.task(label, recipe.epochs * run.steps) as shown:
+            shown.update(len(run.losses) * run.steps + (within["step"] if within else 0))
+            while len(run.losses) < recipe.epochs:
+                for place in run.epoch(shown, within, save_every):
+                    if own.first:
+                        write_checkpoint(checkpoint, fingerprint, run.state(place))
+                within = None
+        run.finish()
+    network.to(before, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()
-    return Training(tuple(losses), tuple(measures), spent)
+    return Training(tuple(run.losses), tuple(run.measures), run.spent)
 
 
-def _epoch(
-    network: nn.Module,
-    task: Task,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
-    *,
-    epoch: int,
-    shown: events.Task,
-) -> float:
-    network.train()
-    steps = math.ceil(task.size / recipe.batch)
-    share = side_share(recipe, epoch)
-    total = 0.0
-    start = time.monotonic()
-    # Dropout draws from the global generator: it is seeded here and put back afterwards.
-    with torch.random.fork_rng(devices=[]):
-        seed = recipe.seed * 100_003 + epoch
-        torch.manual_seed(seed)
-        generator = Generator().manual_seed(seed)
-        for step, indices in enumerate(_batches(task.size, recipe.batch, generator)):
-            rate = learning_rate(recipe, epoch + step / steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            inputs, wanted = task.batch(indices, generator, share)
-            loss = task.loss(network(inputs), wanted, recipe)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise UsageError(
-                    f"{shown.label}: the loss is {value} in epoch {epoch + 1}",
-                    f"lower the learning rate (it was {recipe.rate:g}) and run again",
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if average is not None:
-                average.update_parameters(network)
-            total += value * len(indices)
-            pace = (time.monotonic() - start) / (step + 1)
-            left = pace * (recipe.epochs * steps - epoch * steps - step - 1)
-            text = f"epoch {epoch + 1}/{recipe.epochs}, loss {value:.3f}, {_clock(left)} left"
-            shown.advance(1, text)
-    return total / task.size
+def _require_photos(size: int, recipe: Recipe, own: ddp.Ranks) -> None:
+    least = 2 * own.count  # BatchNorm needs two photos
+    if own.count > 1 and min(size, recipe.batch) < least:
+        raise UsageError(
+            f"{own.count} processes for batches of {min(size, recipe.batch)} photos",
+            f"start fewer (torchrun --nproc-per-node), or let [compress.train] batch be {least}",
+        )
+
+
+Within = dict[str, Any]
+"""Where in an epoch a checkpoint was written: step, sum of the losses, states of generators."""
+
+
+@dataclass
+class _Run:
+    """A training under way."""
+
+    network: nn.Module
+    task: Task
+    recipe: Recipe
+    own: ddp.Ranks
+    device: torch.device
+    label: str
+    losses: list[float] = field(default_factory=list)
+    measures: list[float] = field(default_factory=list)
+    spent: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.steps = math.ceil(self.task.size / self.recipe.batch)
+        self.optimizer = _optimizer(self.network, self.recipe)
+        self.average = _average(self.network, self.recipe) if self.own.first else None
+        self.shell = self.network
+
+    def resume(self, state: dict[str, Any] | None) -> Within | None:
+        """Take up what a checkpoint holds."""
+        if state is None:
+            return None
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.losses = list(state["losses"])
+        self.measures = list(state["measures"])
+        self.spent = state["seconds"]
+        return state.get("within")
+
+    def share(self) -> None:
+        """Begin to train with the other processes, from the first one's weights."""
+        self.shell = ddp.averaging(self.network)
+
+    def state(self, within: Within | None) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "losses": self.losses,
+            "measures": self.measures,
+            "seconds": self.spent,
+            "average": None if self.average is None else self.average.state_dict(),
+            "within": within,
+        }
+
+    def epoch(
+        self, shown: events.Task, within: Within | None, save_every: float
+    ) -> Iterator[Within | None]:
+        """Train one epoch and measure; gives a place to save at now and then, and None at its
+        end."""
+        recipe, number = self.recipe, len(self.losses)
+        self.network.train()
+        start = saved = time.monotonic()
+        before = self.spent
+        # Dropout draws from the global generator: it is seeded here and put back afterwards.
+        with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device]):
+            seed = recipe.seed * 100_003 + number
+            torch.manual_seed(seed + RANKS_APART * self.own.rank)
+            generator = Generator().manual_seed(seed)
+            batches = _batches(self.task.size, recipe.batch, generator, 2 * self.own.count)
+            first, total = 0, 0.0
+            if within is not None:
+                first, total = within["step"], within["total"]
+                generator.set_state(within["generator"])
+                self._set_random(within["random"])
+            for step, (indices, drawn, after) in enumerate(
+                self._drawn(batches[first:], generator), first
+            ):
+                rate = learning_rate(recipe, number + step / self.steps)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                overdue = time.monotonic() - saved >= save_every
+                value, due = self.step(drawn, len(indices), overdue)
+                total += value * len(indices)
+                pace = (time.monotonic() - start) / (step + 1 - first)
+                left = pace * ((recipe.epochs - number) * self.steps - step - 1)
+                text = f"epoch {number + 1}/{recipe.epochs}, loss {value:.3f}, {_clock(left)} left"
+                if due and step + 1 < len(batches):
+                    self.spent = before + time.monotonic() - start
+                    random = ddp.gathered(self._random())
+                    yield {"step": step + 1, "total": total, "generator": after, "random": random}
+                    saved = time.monotonic()
+                shown.advance(1, text)
+        self.losses.append(total / self.task.size)
+        self.measures.append(ddp.decided(self.measure))
+        self.spent = before + time.monotonic() - start
+        yield None
+
+    def _drawn(
+        self, batches: list[Tensor], generator: Generator
+    ) -> Iterator[tuple[Tensor, Any, Tensor]]:
+        """Batches in order, with the generator's state after each."""
+        share = side_share(self.recipe, len(self.losses))
+
+        def draw() -> Iterator[tuple[Tensor, Any, Tensor]]:
+            for indices in batches:
+                part = ALL if self.own.count == 1 else self.own.part(len(indices))
+                drawn = self.task.draw(indices, generator, share, part)
+                yield indices, drawn, generator.get_state()
+
+        # On a CPU the next batch would take its cores from the step that is under way.
+        return draw() if self.device.type == "cpu" else ahead(draw())
+
+    def step(self, drawn: Any, photos: int, overdue: bool) -> tuple[float, bool]:
+        """One step.
+
+        Args:
+            photos: of all processes' parts together.
+            overdue: a checkpoint is, by this process's clock.
+
+        Returns:
+            The mean loss of all processes, and whether the first one's clock says to save.
+        """
+        with mixed_precision(self.recipe.precision, self.device):
+            inputs, wanted = self.task.ready(drawn.to(self.device))
+            outputs = self.shell(inputs)
+        loss = self.task.loss(outputs.float(), wanted, self.recipe)
+        value = loss.item()
+        if self.own.count > 1:
+            share = len(inputs) / photos
+            sums = torch.tensor([value * share, overdue and self.own.first], dtype=torch.float64)
+            value, overdue = ddp.total(sums).tolist()
+            # Gradients are averaged over processes, whose parts may differ by a photo.
+            loss = loss * (share * self.own.count)
+        if not math.isfinite(value):
+            raise UsageError(
+                f"{self.label}: the loss is {value} in epoch {len(self.losses) + 1}",
+                f"lower the learning rate (it was {self.recipe.rate:g}) and run again",
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return value, bool(overdue)
+
+    def measure(self) -> float:
+        """On the photos held out; of the averaged network where there is one."""
+        judged = self.network if self.average is None else self.average.module
+        judged.eval()
+        with torch.inference_mode():
+            return self.task.measure(judged)
+
+    def finish(self) -> None:
+        """The network that is kept, in all processes."""
+        if self.average is not None:
+            self.network.load_state_dict(self.average.module.state_dict())
+        self.shell = self.network
+        ddp.spread(self.network)
+
+    def _random(self) -> list[Tensor]:
+        own = [torch.get_rng_state()]
+        return own if self.device.type == "cpu" else [*own, torch.cuda.get_rng_state(self.device)]
+
+    def _set_random(self, states: list[list[Tensor]]) -> None:
+        if len(states) != self.own.count:
+            return  # it goes on with other processes, and other random numbers
+        own = states[self.own.rank]
+        torch.set_rng_state(own[0])
+        if self.device.type == "cuda" and len(own) > 1:
+            torch.cuda.set_rng_state(own[1], self.device)
 
 
 def _clock(seconds: float) -> str:
@@ -232,29 +325,14 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-def _batches(size: int, batch: int, generator: Generator) -> Iterator[Tensor]:
-    """A random order in batches. A last batch of one photo joins the one before: BatchNorm needs
-    two."""
+def _batches(size: int, batch: int, generator: Generator, least: int) -> list[Tensor]:
+    """A random order in batches. A last batch of fewer than `least` photos joins the one before:
+    BatchNorm needs two in each process."""
     order = torch.randperm(size, generator=generator)
     parts = list(order.split(batch))
-    if len(parts) > 1 and len(parts[-1]) == 1:
+    if len(parts) > 1 and len(parts[-1]) < least:
         parts[-2:] = [torch.cat(parts[-2:])]
-    yield from parts
-
-
-def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The rate at a fractional epoch: linear warm-up, then half a cosine to 0."""
-    warmup = min(recipe.warmup, recipe.epochs / 2)
-    if epoch < warmup:
-        return recipe.rate * (epoch + 0.01) / (warmup + 0.01)
-    share = (epoch - warmup) / max(recipe.epochs - warmup, 1e-9)
-    return recipe.rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-
-
-def side_share(recipe: Recipe, epoch: int) -> float:
-    """The share of the input side that an epoch sees."""
-    grown = min(epoch / max(FULL_SIDE_FROM * recipe.epochs, 1e-9), 1.0)
-    return recipe.progressive + (1 - recipe.progressive) * grown
+    return parts
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -272,15 +350,3 @@ def _average(network: nn.Module, recipe: Recipe) -> AveragedModel | None:
     if not recipe.ema:
         return None
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-
-
-def _resume(checkpoint: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The checkpoint's content, or None where there is none that fits."""
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception:  # a damaged archive raises nearly anything; training anew is always right
-        events.warn(f"{checkpoint.name} is damaged: training starts anew")
-        return None
-    return state if state.get("fingerprint") == fingerprint else None

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompress.files import read_json, sha256_json, write_json
+from filelock import FileLock, Timeout
+
+from edgecompress.errors import UsageError
+from edgecompress.files import read_json, sha256_json, write_json, writing
+
+from . import ddp
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """A work folder, made if missing, that nobody else works in; the first of torchrun's processes
+    locks it for all.
+
+    Args:
+        what: works there, for the message ("job").
+
+    Raises:
+        UsageError: another one does already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+
+    def take() -> None:
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"another {what} is working in {folder}", "wait for it, or give another folder"
+            ) from None
+
+    ddp.decided(take)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)
@@ -33,6 +69,17 @@ class Workbook:
         """An artefact's path."""
         return self.folder / name
 
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """An artefact's temporary path (`files.writing`); only the first of torchrun's processes
+        keeps what is written there."""
+        if ddp.ranks().first:
+            with writing(self.path(name)) as temporary:
+                yield temporary
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / name
+
     def step(
         self,
         name: str,
@@ -40,6 +87,8 @@ class Workbook:
         work: Callable[[str], dict[str, Any]],
         artefacts: tuple[str, ...] = (),
         scratch: tuple[str, ...] = (),
+        *,
+        alone: bool = False,
     ) -> Done:
         """Do a step, or take its result from last time.
 
@@ -48,19 +97,29 @@ class Workbook:
             work: gets the fingerprint; writes the artefacts; returns the result.
             artefacts: file names; if one is gone the step is done again.
             scratch: file names that are of no use once the step is recorded.
+            alone: of torchrun's processes only the first one works, and the others wait. Else all
+                of them do, and what they write goes through `writing`.
         """
         done = self.kept(name, inputs, artefacts)
         if done is not None:
             return done
         fingerprint = sha256_json([name, inputs])
-        result = work(fingerprint)
-        write_json(self.folder / f"{name}.json", {"fingerprint": fingerprint, "result": result})
-        for one in scratch:
-            self.path(one).unlink(missing_ok=True)
-        return Done(fingerprint, result)
+        result = ddp.decided(lambda: work(fingerprint)) if alone else work(fingerprint)
+
+        def record() -> Done:
+            content = {"fingerprint": fingerprint, "result": result}
+            write_json(self.folder / f"{name}.json", content)
+            for one in scratch:
+                self.path(one).unlink(missing_ok=True)
+            return Done(fingerprint, result)
+
+        return ddp.decided(record)
 
     def kept(self, name: str, inputs: Any, artefacts: tuple[str, ...] = ()) -> Done | None:
         """A result from last time, where it is of these inputs and all artefacts are there."""
+        return ddp.decided(lambda: self._kept(name, inputs, artefacts))
+
+    def _kept(self, name: str, inputs: Any, artefacts: tuple[str, ...]) -> Done | None:
         fingerprint = sha256_json([name, inputs])
         record = self.folder / f"{name}.json"
         if record.exists() and all(self.path(one).exists() for one in artefacts):

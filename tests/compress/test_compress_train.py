@@ -21,8 +21,9 @@ from edgecompress.compress.loader import load_cache, runner_inputs
 from edgecompress.compress.material import IMAGENET_PIXELS, centred
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.photos import image_folder
+from edgecompress.compress.recipe import Recipe, learning_rate, side_share
 from edgecompress.compress.tasks import BoxTask, ClassifyTask, Held, Teacher
-from edgecompress.compress.train import Recipe, learning_rate, side_share, train
+from edgecompress.compress.train import train
 from edgecompress.errors import UsageError
 
 SPEC = NetworkSpec("resnet18", 0.125, 0.5, 32, 2)
@@ -40,6 +41,10 @@ def _task(shapes) -> ClassifyTask:
         augment=Augment((0.6, 1.0)),
         held=Held(inputs, held_cache.targets),
     )
+
+
+def _batch(task, indices: torch.Tensor, seed: int = 0, share: float = 1.0):
+    return task.ready(task.draw(indices, torch.Generator().manual_seed(seed), share))
 
 
 def _network() -> torch.nn.Module:
@@ -156,7 +161,7 @@ def test_a_teacher_is_followed(shapes, tmp_path: Path) -> None:
     network = _network()
     train(network, task, recipe, tmp_path / "checkpoint", "shapes")
     with torch.no_grad():
-        answers = network(task.batch(torch.arange(48), torch.Generator())[0]).argmax(1)
+        answers = network(_batch(task, torch.arange(48))[0]).argmax(1)
     assert answers.float().mean() > 0.9
 
 
@@ -211,8 +216,8 @@ def test_mixed_photos_have_mixed_classes(shapes) -> None:
     plain = _task(shapes)
     task = replace(plain, augment=replace(plain.augment, mixup=0.4))
     indices = torch.arange(12)
-    inputs, (targets, others, _) = task.batch(indices, torch.Generator().manual_seed(5))
-    alone, (same, none, _) = plain.batch(indices, torch.Generator().manual_seed(5))
+    inputs, (targets, others, _) = _batch(task, indices, 5)
+    alone, (same, none, _) = _batch(plain, indices, 5)
     assert torch.equal(targets, same) and none is None
     second, share = others
     assert 0 <= share <= 1
@@ -242,7 +247,7 @@ def test_the_side_grows_to_the_whole(shapes) -> None:
     assert shares[7:] == [1.0, 1.0, 1.0] and shares[6] < 1
     assert {side_share(RECIPE, epoch) for epoch in range(4)} == {1.0}
     task = replace(_task(shapes), resolution=64)
-    sides = [task.batch(torch.arange(4), torch.Generator(), s)[0].shape[-1] for s in (0.3, 0.6, 1)]
+    sides = [_batch(task, torch.arange(4), share=s)[0].shape[-1] for s in (0.3, 0.6, 1)]
     assert sides == [32, 40, 64]
 
 

@@ -1,0 +1,5 @@
+"""`python -m edgecompress.cli`, as torchrun wants it."""
+
+from .main import main
+
+main()

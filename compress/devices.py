@@ -1,0 +1,76 @@
+"""Where networks run: the first GPU where there is one, else the CPU; and in which precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import nn
+
+from edgecompress.errors import UsageError
+
+from .recipe import Precision
+
+VARIABLE = "EDGECOMPRESS_DEVICE"
+"""`cpu`, `cuda` or `cuda:1`; unset: a GPU where there is one."""
+
+
+def chosen_device() -> torch.device:
+    """The device that this process computes on. Under torchrun each process of a machine has the
+    GPU of its LOCAL_RANK.
+
+    Raises:
+        UsageError: the variable names what is no device, or one that is not here.
+    """
+    name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UsageError(f"{VARIABLE} is {name!r}", f"{VARIABLE}=cpu, cuda or cuda:1")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    index = device.index
+    if index is None:
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        raise UsageError(
+            f"no GPU number {index} here: PyTorch sees {torch.cuda.device_count()}",
+            f"{VARIABLE}=cpu, or as many processes as GPUs (torchrun --nproc-per-node)",
+        )
+    return torch.device("cuda", index)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights lie; the CPU where it has none."""
+    first = next(network.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def placed(network: nn.Module) -> Iterator[torch.device]:
+    """A network on the device of this process for the length of the block, then where it was. One
+    that lies on a GPU already stays there."""
+    before = device_of(network)
+    device = chosen_device() if before.type == "cpu" else before
+    if device == before:
+        yield device
+        return
+    network.to(device)
+    try:
+        yield device
+    finally:
+        network.to(before)
+
+
+def mixed_precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Autocast of forward passes to bfloat16, where the recipe and the device say so. It needs no
+    scaling of the loss: bfloat16 has float32's range."""
+    if precision == "auto":
+        wanted = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        wanted = precision == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
