@@ -224,7 +224,7 @@ def _report(one: Calibrated, choosing: Chooser) -> dict[str, Any]:
             )
         ],
         "predictor_macs": one.variant.fixed,
-        "curve": [asdict(point) for point in frontier(one.points, choosing.cost)],
+        "curve": [asdict(point) for point in frontier(one.points, choosing.saved)],
         "chosen": None if one.chosen is None else asdict(one.chosen),
         "cross_fitted": None if one.estimate is None else asdict(one.estimate),
         "ways": [asdict(point) for point in choosing.best_of_each_way(one.points)],

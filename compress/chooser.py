@@ -62,7 +62,7 @@ class Chooser:
     Attributes:
         criterion, alphas, sizes: what is tried (`cascade.sweep`).
         macs, ms, top1, slack: what is wanted (`cascade.choose`).
-        cost: what is saved.
+        cost: what is saved, where `macs` or `ms` does not say it.
     """
 
     criterion: str
@@ -74,6 +74,13 @@ class Chooser:
     slack: float = 0.005
     cost: Cost = "macs"
 
+    @property
+    def saved(self) -> Cost:
+        """What thresholds are solved for."""
+        if self.macs is not None:
+            return "macs"
+        return self.cost if self.ms is None else "ms"
+
     def sweep(self, asked: Asked) -> list[OperatingPoint]:
         """All points that are tried."""
         return sweep(
@@ -83,18 +90,18 @@ class Chooser:
             fixed=asked.fixed,
             alphas=self.alphas,
             sizes=self.sizes,
-            cost=self.cost,
+            cost=self.saved,
             fixed_ms=asked.fixed_ms,
         )
 
     def within(self, limit: float) -> Chooser:
         """One that wants the most accurate cascade of at most this cost."""
-        macs, ms = (limit, None) if self.cost == "macs" else (None, limit)
+        macs, ms = (limit, None) if self.saved == "macs" else (None, limit)
         return replace(self, macs=macs, ms=ms, top1=None)
 
     def reaching(self, top1: float) -> Chooser:
         """One that wants the cheapest cascade of at least this accuracy."""
-        return replace(self, macs=None, ms=None, top1=top1)
+        return replace(self, macs=None, ms=None, top1=top1, cost=self.saved)
 
     def choose(self, points: Sequence[OperatingPoint], asked: Asked) -> OperatingPoint:
         """The point that is wanted, its thresholds moved to where they are best.
@@ -111,7 +118,7 @@ class Chooser:
             point,
             fixed=asked.fixed,
             fixed_ms=asked.fixed_ms,
-            cost=self.cost,
+            cost=self.saved,
             limit=self.macs if self.ms is None else self.ms,
         )
 
@@ -156,7 +163,7 @@ class Chooser:
         except UsageError:
             if self.top1 is None:
                 raise
-            return frontier(points, self.cost)[-1]
+            return frontier(points, self.saved)[-1]
 
 
 def chooser(table: CascadeTable, *, members: int, base_macs: int) -> Chooser:

@@ -77,16 +77,26 @@ def decide(chooser: Chooser, whole: Tried, crop: Tried) -> Decision:
         test = None if rival is None else _test(name, chooser, whole, crop)
         if test is not None:
             points[name], tests[name] = rival, test
-    better, cheaper = tests.get("same_cost"), tests.get("same_top1")
-    if better is not None and better.top1 > 0 and better.p < LEVEL:
-        return Decision(True, points["same_cost"], f"at no more cost, {_told(better)}", tests)
-    if cheaper is not None and cheaper.top1 >= 0:
-        saved = -cheaper.cost
-        if saved > 0 and saved > BEYOND * cheaper.cost_error:
-            why = f"{saved / cheaper.first_cost:.1%} less cost, {_told(cheaper)}"
-            return Decision(True, points["same_top1"], why, tests)
+    reasons = {name: _pays(name, test) for name, test in tests.items()}
+    # Who asks for an accuracy wants it cheaper; who has a budget wants it better used.
+    budgeted = chooser.macs is not None or chooser.ms is not None
+    for name in ("same_cost", "same_top1") if budgeted else ("same_top1", "same_cost"):
+        why = reasons.get(name)
+        if why is not None:
+            return Decision(True, points[name], why, tests)
+    better = tests.get("same_cost")
     why = "nothing costs as little" if better is None else f"at no more cost, {_told(better)}"
     return Decision(False, first, why, tests)
+
+
+def _pays(name: str, test: Paired) -> str | None:
+    """In words, where it does."""
+    if name == "same_cost":
+        return f"at no more cost, {_told(test)}" if test.top1 > 0 and test.p < LEVEL else None
+    saved = -test.cost
+    if test.top1 < 0 or saved <= 0 or saved <= BEYOND * test.cost_error:
+        return None
+    return f"{saved / test.first_cost:.1%} less cost, {_told(test)}"
 
 
 def _forced(whole: Tried, crop: Tried) -> Decision:
@@ -120,7 +130,7 @@ def _rival(
 ) -> OperatingPoint | None:
     """The second way's point to hold against one of the first; None where there is none."""
     if name == "same_cost":
-        wanted = chooser.within(first.cost(chooser.cost))
+        wanted = chooser.within(first.cost(chooser.saved))
     else:
         wanted = chooser.reaching(first.top1)
     try:
@@ -142,5 +152,5 @@ def _test(name: str, chooser: Chooser, whole: Tried, crop: Tried) -> Paired | No
     return paired(
         left_out(whole.asked, whole.parts, lambda number, _: firsts[number]),
         left_out(crop.asked, crop.parts, lambda number, _: found[number]),
-        chooser.cost,
+        chooser.saved,
     )

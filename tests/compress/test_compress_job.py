@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from edgecompress import events
 from edgecompress.compress.config import CompressConfig
-from edgecompress.compress.evaluate import evaluate
+from edgecompress.compress.evaluate import evaluate, read_cascade, read_predictions
 from edgecompress.compress.photos import image_folder
 from edgecompress.compress.plan import compress_photos
 from edgecompress.compress.workbook import Workbook
@@ -53,7 +53,7 @@ def _trainings(seen: list[events.Event]) -> list[str]:
 def test_the_folder_is_complete_and_runs(finished: Path, shapes) -> None:
     out = finished / "cascade"
     names = {path.name for path in out.iterdir()}
-    assert {"cascade.json", "compression.json", "predictor.onnx", "member40.onnx"} <= names
+    assert {"cascade.json", "compression.json", "predictor.onnx"} <= names
     predictions = evaluate(out, image_folder(shapes[1]))
     compression = json.loads((out / "compression.json").read_text())
     told = compression["validation"]["cascade"]
@@ -61,6 +61,26 @@ def test_the_folder_is_complete_and_runs(finished: Path, shapes) -> None:
     assert predictions.top1 == pytest.approx(told["top1"], abs=1e-4)
     assert predictions.mean_macs == pytest.approx(told["mean_macs"], abs=1)
     assert predictions.hit_rates == pytest.approx(told["hit_rates"], abs=1e-4)
+    # And once more out of the file, with nothing but the cascade's description beside it.
+    predictions.write(finished / "predictions.jsonl")
+    again = read_predictions(
+        finished / "predictions.jsonl", read_cascade(out), image_folder(shapes[1])
+    )
+    stages = [outcome.stage for outcome, _ in again.answered]
+    costs = [stage["macs"] for stage in json.loads((out / "cascade.json").read_text())["stages"]]
+    predictor = compression["variants"]["crop"]["predictor_macs"]
+    macs = [predictor + sum(costs[: stage + 1]) for stage in stages]
+    assert told["mean_macs"] == pytest.approx(sum(macs) / len(macs), abs=1)
+    right = [outcome.top5[0][0] == target for outcome, target in again.answered]
+    assert told["top1"] == pytest.approx(sum(right) / len(right), abs=1e-4)
+    hits = [stages.count(k) / len(stages) for k in range(len(costs))]
+    assert told["hit_rates"] == pytest.approx(hits, abs=1e-4)
+    crop = compression["variants"]["crop"]
+    assert crop["cross_fitted"]["photos"] == compression["photos"]["held_out"]
+    assert {way["alpha"] for way in crop["ways"] if not way["learned"]} >= {1.0, 1.6}
+    assert [name for name in names if name.endswith(".onnx")] and all(
+        f"{name}.onnx" in names for name in compression["cascade"]["networks"]
+    )
     assert compression["crop"] == "crop"
     assert compression["steps"]["predictor"]["held_out"] > 0
     points = compression["steps"]["shrink"]["points"]
@@ -103,14 +123,17 @@ def test_auto_says_what_it_compared(shapes, finished: Path) -> None:
         out = _compress(shapes, finished, {"crop": "auto"})
     compression = json.loads((out / "compression.json").read_text())
     assert set(compression["variants"]) == {"whole", "crop"}
-    whole, crop = (compression["variants"][kind] for kind in ("whole", "crop"))
-    within = [
-        point["top1"]
-        for point in crop["curve"]
-        if point["mean_macs"] <= whole["chosen"]["mean_macs"]
-    ]
-    pays = bool(within) and max(within) > whole["chosen"]["top1"]
-    assert compression["crop"] == ("crop" if pays else "whole")
+    switch = compression["switch"]
+    assert compression["crop"] == ("crop" if switch["crop"] else "whole")
+    for test in switch["tests"].values():
+        assert test["gained"] - test["lost"] == round(
+            test["top1"] * compression["photos"]["held_out"]
+        )
+    same = switch["tests"].get("same_cost")
+    if same is not None and (same["top1"] <= 0 or same["p"] > switch["level"]):
+        cheaper = switch["tests"].get("same_top1")
+        assert not switch["crop"] or cheaper["cost"] < 0
+    assert any(switch["why"] in event.text for event in told if event.kind == "note")
     assert any("cropping" in event.text for event in told if event.kind == "note")
 
 
