@@ -14,6 +14,7 @@ from . import charts, compression, conditions, text, threshold
 from .accuracy import match
 from .compression_page import page_values
 from .examples import Example, choose
+from .foreground_section import foreground_sentences
 from .glance import glances
 from .peer_facts import cycles_of
 from .report import Material, read_manifest
@@ -80,6 +81,7 @@ def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
             script_hash=threshold.script_hash() if data else None,
             **(page_values(compared) if compared else {"comparison": None}),
             **section_values(report.compression),
+            foreground=list(foreground_sentences(report.compression)),
         )
     )
 

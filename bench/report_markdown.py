@@ -10,6 +10,7 @@ from edgecompress.files import write_text
 from . import text
 from .charts import latency_rows
 from .compare import precision_of, throttled
+from .foreground_section import foreground_sentences
 from .glance import verdict
 from .markdown import code, escape, table
 from .schema import Precision, Report, Scores
@@ -30,7 +31,8 @@ def report_markdown(report: Report) -> str:
     lines += ["", *_flow(report)]
     if report.precision is not None:
         lines += ["", *_precision(report.precision)]
-    lines += ["", *(f"- {escape(one)}" for one in sentences(report.compression))]
+    told = (*foreground_sentences(report.compression), *sentences(report.compression))
+    lines += ["", *(f"- {escape(one)}" for one in told)]
     lines += ["", *_provenance(report)]
     return "\n".join(_single_gaps(lines)) + "\n"
 
