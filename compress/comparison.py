@@ -25,6 +25,7 @@ from .baselines import Method, Start, start
 from .cascade import Member, frontier
 from .chooser import Asked, Chooser
 from .config import CompressConfig, Epochs, Positive, Share, Table
+from .crop_sizes import with_sizes
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
 from .learn import Compression, teaching
@@ -160,6 +161,7 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
     predictor = None
     if "member-crop" in table.methods:
         predictor = train_predictor(one, draw_boxes(one, base))
+        one, _ = with_sizes(one, predictor)
     for method in table.methods:
         for budget in table.members if method.startswith("member") else table.budgets:
             name = f"{method}-{round(1000 * budget):04d}"

@@ -8,8 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from edgecompress.errors import UsageError
 
-from .boxes import BoxLoss
 from .augment import Augment
+from .boxes import BoxLoss
 from .budget import Budget, parse_budget
 from .cam import CamKind
 from .foreign.source import PREFIX
@@ -163,6 +163,10 @@ class TrainTable(Table):
         )
 
 
+def _sizes(written: Any) -> Any:
+    return () if written == "auto" else written
+
+
 class PredictorTable(Table):
     """`[compress.predictor]`: the foreground predictor and the boxes it learns.
 
@@ -176,7 +180,8 @@ class PredictorTable(Table):
             `cam_resolution` and at the base's resolution. Otherwise round one.
         loss: an overlap (`iou`, `giou`, `ciou`), alone or, after `l1+`, with the edges' absolute
             error; or `mse`, the paper's.
-        sizes: crop sides as shares of the short side, the last one 1.
+        sizes: crop sides as shares of the short side, the last one 1; `auto`: chosen for the boxes
+            that the predictor draws on the held-out photos, and empty until then.
     """
 
     resolution: Side | Literal["auto"] = "auto"
@@ -188,11 +193,11 @@ class PredictorTable(Table):
     epochs: Epochs = 20
     rate: Positive = 0.002
     loss: BoxLoss = "l1+giou"
-    sizes: tuple[Share, ...] = (0.25, 0.5, 0.75, 1.0)
+    sizes: Annotated[tuple[Share, ...], BeforeValidator(_sizes)] = (0.25, 0.5, 0.75, 1.0)
 
     @model_validator(mode="after")
     def _ascending_to_one(self) -> Self:
-        if list(self.sizes) != sorted(set(self.sizes)) or not self.sizes or self.sizes[-1] != 1:
+        if list(self.sizes) != sorted(set(self.sizes)) or self.sizes[-1:] not in ((), (1.0,)):
             raise ValueError("sizes: must ascend and end with 1")
         return self
 

@@ -14,6 +14,7 @@ from . import ddp
 from .assemble import Variant, finish, is_written
 from .budget import member_names
 from .config import CompressConfig
+from .crop_sizes import with_sizes
 from .export import save_network
 from .families import Network
 from .foreground import draw_boxes, train_predictor
@@ -81,6 +82,10 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
     if crops:
         done["boxes"] = draw_boxes(one, base)
         done["predictor"] = train_predictor(one, done["boxes"])
+        one, sizes = with_sizes(one, done["predictor"])
+        settings = one.settings
+        if sizes is not None:
+            done["sizes"] = sizes
     done["shrink"] = measure_shrinking(one, base, price)
     done["proposals"] = propose_members(one, done["shrink"], price)
     found = done["proposals"]
