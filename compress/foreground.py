@@ -16,6 +16,7 @@ from .augment import Augment
 from .boxes import best_constant, iou, mean_iou
 from .cam import cam_boxes, mean_maps
 from .config import PredictorTable
+from .devices import chosen_device, device_of
 from .evaluate import normalise
 from .families import Network
 from .families.predictor import EDGES, ForegroundPredictor
@@ -46,7 +47,7 @@ def draw_boxes(one: Compression, base: Done) -> Done:
 
     def work(_: str) -> dict[str, Any]:
         network = one.load("base")[1]
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(chosen_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
         drawn = {
             "fit": _cam_boxes(one, network, one.material.fit_cache, mirror=table.smooth),
             "held": _cam_boxes(one, network, one.material.held_cache, mirror=True),
@@ -100,16 +101,21 @@ def _cam_boxes(one: Compression, network: Network, cache: PhotoCache, *, mirror:
     parts = torch.arange(len(cache)).split(64)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in events.track(parts, "drawing boxes by activation maps"):
+        device = device_of(network)
         squashed = (cache.squashed(part.tolist(), side).permute(0, 2, 3, 1) for side in sides)
-        views = [normalise(photos, one.material.preprocess) for photos in squashed]
-        targets = cache.targets[part]
+        views = [normalise(photos.to(device), one.material.preprocess) for photos in squashed]
+        targets = cache.targets[part].to(device)
         maps = mean_maps(network, views, targets, size, table.cam)
         turned = maps
         if mirror:
             turned = mean_maps(network, views, targets, size, table.cam, mirrored=True)
         both = (maps + turned) / 2 if table.smooth else maps
         found.append(
-            (cam_boxes(both, size), cam_boxes(maps, size), cam_boxes(turned, size)),
+            (
+                cam_boxes(both, size).cpu(),
+                cam_boxes(maps, size).cpu(),
+                cam_boxes(turned, size).cpu(),
+            ),
         )
     boxes, straight, mirrored = (torch.cat(one) for one in zip(*found, strict=True))
     return _Drawn(boxes, straight, mirrored if mirror else None)

@@ -1,0 +1,157 @@
+"""Devices, precisions, and saves within an epoch: what a training does beside learning."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgecompress import events
+from edgecompress.compress.config import CompressConfig
+from edgecompress.compress.devices import VARIABLE, chosen_device, mixed_precision, placed
+from edgecompress.compress.loader import ahead
+from edgecompress.compress.recipe import Recipe, learning_rate
+from edgecompress.compress.tasks import run_batched
+from edgecompress.compress.train import train
+from edgecompress.errors import UsageError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ddp_program import make, task
+
+RECIPE = Recipe(epochs=6, batch=16, rate=0.03, optimizer="adamw", smoothing=0.0)
+Shapes = tuple[Path, Path]
+
+
+def _trained(shapes: Shapes, folder: Path, recipe: Recipe) -> tuple[nn.Module, float]:
+    network = make()
+    learnt = replace(task(*shapes), teacher=None)
+    outcome = train(network, learnt, recipe, folder / "checkpoint", "shapes")
+    return network, outcome.measures[-1]
+
+
+def _weights(network: nn.Module) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(network.parameters()).detach()
+
+
+@pytest.mark.parametrize("named", ["tpu", "meta", "cuda:99", "cuda:x"])
+def test_a_device_that_is_not_here_is_an_error(named: str, monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, named)
+    with pytest.raises(UsageError) as caught:
+        chosen_device()
+    assert f"{VARIABLE}=cpu" in caught.value.hint
+
+
+def test_the_cpu_can_be_asked_for(monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, "cpu")
+    assert chosen_device() == torch.device("cpu")
+    network = make()
+    with placed(network) as device:
+        assert device == torch.device("cpu")
+
+
+def test_bfloat16_learns_and_keeps_float32_weights(
+    shapes: Shapes, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "cpu")
+    runs = {}
+    for precision in ("float32", "bfloat16"):
+        (tmp_path / precision).mkdir()
+        recipe = replace(RECIPE, precision=precision)
+        runs[precision], top1 = _trained(shapes, tmp_path / precision, recipe)
+        assert top1 >= 0.9
+        assert {one.dtype for one in runs[precision].parameters()} == {torch.float32}
+    plain, mixed = _weights(runs["float32"]), _weights(runs["bfloat16"])
+    # Rounded to 8 bits on the way: others, and not far away.
+    assert not torch.equal(plain, mixed)
+    assert torch.nn.functional.cosine_similarity(plain, mixed, dim=0) > 0.95
+    kinds = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    for precision, kind in kinds.items():
+        with mixed_precision(precision, torch.device("cpu")):
+            assert runs["float32"](torch.zeros(1, 3, 24, 24)).dtype == kind
+    # What is measured is what a board computes, and that is float32.
+    inputs = task(*shapes).held.inputs
+    assert run_batched(runs["bfloat16"], inputs, task(*shapes).preprocess).dtype == torch.float32
+
+
+def test_gradients_are_scaled_down_to_the_clip(shapes: Shapes, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=1, batch=48, rate=0.5, decay=0.0, clip=1e-3)
+    network, _ = _trained(shapes, tmp_path, recipe)
+    moved = (_weights(network) - _weights(make())).norm().item()
+    # One step of Nesterov's momentum from rest is 1.9 times the gradient.
+    assert moved == pytest.approx(learning_rate(recipe, 0.0) * 1.9 * 1e-3, rel=1e-3)
+
+
+def test_settings_reach_the_recipe_and_leave_known_trainings_alone() -> None:
+    usual = CompressConfig().train.recipe(3, seed=1)
+    assert not {"clip", "precision", "ema"} & set(usual.to_json())
+    table = {"clip": 2.0, "precision": "float32", "predicted": 0.9}
+    given = CompressConfig.model_validate({"train": table}).train.recipe(3, seed=1)
+    assert given == replace(usual, clip=2.0, precision="float32")
+    assert given.to_json() == usual.to_json() | {"clip": 2.0, "precision": "float32"}
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_training_goes_on_within_an_epoch(stop: int, shapes: Shapes, tmp_path: Path) -> None:
+    """4 steps an epoch: killed in the first one, and at the first step of the second one."""
+    recipe = Recipe(epochs=3, batch=13, rate=0.02, optimizer="adamw", ema=0.9, distil=0.3)
+    learnt = task(*shapes, mixup=0.3)
+    whole, killed, resumed = (make(dropout=0.3) for _ in range(3))
+    expected = train(whole, learnt, recipe, tmp_path / "whole", "shapes")
+
+    def kill(event: events.Event) -> None:
+        if event.kind == "advance" and event.done == stop:
+            raise KeyboardInterrupt
+
+    checkpoint = tmp_path / "killed"
+    with events.listening(kill), pytest.raises(KeyboardInterrupt):
+        train(killed, learnt, recipe, checkpoint, "shapes", save_every=0)
+    state = torch.load(checkpoint, weights_only=True)
+    assert (len(state["losses"]), state["within"]["step"]) == divmod(stop, 4)
+    done: list[events.Event] = []
+    with events.listening(done.append):
+        outcome = train(resumed, learnt, recipe, checkpoint, "shapes", save_every=0)
+    assert [event.done for event in done if event.kind == "advance"] == list(range(stop, 13))
+    assert torch.equal(_weights(whole), _weights(resumed))
+    assert (outcome.losses, outcome.measures) == (expected.losses, expected.measures)
+
+
+def test_batches_made_ahead_are_the_same_in_the_same_order() -> None:
+    def draws(generator: torch.Generator):
+        for number in range(7):
+            yield number, torch.rand(3, generator=generator).tolist()
+
+    made = list(ahead(draws(torch.Generator().manual_seed(1))))
+    assert made == list(draws(torch.Generator().manual_seed(1)))
+    assert list(islice(ahead(iter(count())), 3)) == [0, 1, 2]
+
+    def fails():
+        yield 1
+        raise UsageError("no photo", "")
+
+    with pytest.raises(UsageError, match="no photo"):
+        list(ahead(fails()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_learns_the_same(precision, shapes: Shapes, tmp_path: Path, monkeypatch) -> None:
+    found = {}
+    for device in ("cpu", "cuda"):
+        monkeypatch.setenv(VARIABLE, device)
+        (tmp_path / device).mkdir()
+        network, top1 = _trained(shapes, tmp_path / device, replace(RECIPE, precision=precision))
+        assert top1 >= 0.9
+        assert next(network.parameters()).device.type == "cpu"
+        found[device] = _weights(network)
+    assert torch.nn.functional.cosine_similarity(found["cpu"], found["cuda"], dim=0) > 0.95
+    network, inputs = make().eval(), task(*shapes).held.inputs
+    answers = []
+    for device in ("cpu", "cuda"):
+        monkeypatch.setenv(VARIABLE, device)
+        answers.append(run_batched(network, inputs, task(*shapes).preprocess))
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-2, atol=1e-2)
