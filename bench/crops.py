@@ -17,9 +17,10 @@ from edgecompress import events
 from edgecompress.errors import InputError, UsageError
 
 from ..compress.boxes import iou
-from ..compress.evaluate import normalise, read_cascade
+from ..compress.evaluate import read_cascade
 from ..compress.export import load_network
 from ..compress.shipped import find_light
+from ..compress.tasks import run_batched
 from ..compress.true_boxes import BoxedPhotos
 from ..runner.errors import RunnerError
 from ..runner.photo import Box, centre_box, crop_box, decode, sample, size_index
@@ -35,7 +36,7 @@ HEAD = (
 )  # fmt: skip
 
 Predict = Callable[[np.ndarray], np.ndarray]
-"""uint8 `[1, r, r, 3]` -> float32 `[1, 4]`: a box as shares of width and height."""
+"""uint8 `[n, r, r, 3]` -> float32 `[n, 4]`: boxes as shares of width and height."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,8 @@ def open_predictor(name: str) -> tuple[Cascade, Predict]:
     if spec.resolution != told.resolution:
         raise InputError(f"{folder / told.network}.pt is not the network of {folder}/cascade.json")
 
-    def predict(photo: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return network(normalise(torch.from_numpy(photo), cascade.preprocess)).numpy()
+    def predict(squashed: np.ndarray) -> np.ndarray:
+        return run_batched(network, torch.from_numpy(squashed), cascade.preprocess).numpy()
 
     return cascade, predict
 
@@ -130,9 +130,12 @@ def look(cascade: Cascade, predict: Predict, photos: BoxedPhotos) -> Looked:
     Raises:
         InputError: not one photo with a box can be read, or the predictor gives no boxes.
     """
-    sights, failed, without = [], [], 0
+    told = cascade.predictor
+    assert told is not None  # open_predictor refuses such a cascade
+    seen: list[tuple[int, int, int]] = []
+    squashed, failed, without = [], [], 0
     paths = photos.photos.paths
-    for index, path in enumerate(events.track(paths, f"{cascade.name} looks at true boxes")):
+    for index, path in enumerate(events.track(paths, f"reading {photos.photos.name}")):
         if not photos.boxes[index]:
             without += 1
             continue
@@ -141,29 +144,34 @@ def look(cascade: Cascade, predict: Predict, photos: BoxedPhotos) -> Looked:
         except RunnerError as error:
             failed.append((path.name, error.message))
             continue
-        if image.size != photos.sizes[index]:
+        width, height = image.size
+        if (width, height) != photos.sizes[index]:
             said = "{}x{}".format(*photos.sizes[index])
-            failed.append((path.name, f"is {image.width}x{image.height}, its boxes are for {said}"))
+            failed.append((path.name, f"is {width}x{height}, its boxes are for {said}"))
             continue
-        sights.append(_sight(cascade, predict, index, image, photos.boxes[index]))
-    if not sights:
+        seen.append((index, width, height))
+        squashed.append(sample(image, (0, 0, width, height), told.resolution))
+    if not seen:
         cause = f": {failed[0][0]} {failed[0][1]}" if failed else ""
         raise InputError(f"no photo of {photos.photos.name} can be compared{cause}")
     if failed:
         events.warn(f"{len(failed)} photos left out, the first: {failed[0][0]} {failed[0][1]}")
+    boxes = predict(np.concatenate(squashed))
+    if boxes.shape != (len(seen), 4):
+        raise InputError(f"network '{told.network}' gives {boxes.shape[1:]}, not boxes")
+    sights = [
+        Sight(index, width, height, photos.boxes[index], *_regions(cascade, edges, width, height))
+        for (index, width, height), edges in zip(seen, boxes.tolist(), strict=True)
+    ]
     return Looked(cascade, tuple(sights), tuple(failed), without)
 
 
-def _sight(
-    cascade: Cascade, predict: Predict, index: int, image: Any, objects: tuple[Box, ...]
-) -> Sight:
-    width, height = image.size
+def _regions(
+    cascade: Cascade, edges: Sequence[float], width: int, height: int
+) -> tuple[Box | None, int, dict[str, Box]]:
+    """The predicted box, the index of the crop's size, and all regions of one photo."""
     told = cascade.predictor
-    assert told is not None  # open_predictor refuses such a cascade
-    output = predict(sample(image, (0, 0, width, height), told.resolution))
-    if output.shape != (1, 4):
-        raise InputError(f"network '{told.network}' gives {output.shape}, not a box")
-    edges = output[0].tolist()
+    assert told is not None
     size = size_index(edges, width, height, told.sizes)
     predicted = _in_pixels(edges, width, height)
     whole = (0.0, 0.0, float(width), float(height))
@@ -177,7 +185,7 @@ def _sight(
         },
         "whole": whole,
     }
-    return Sight(index, width, height, objects, predicted, size, regions)
+    return predicted, size, regions
 
 
 def _in_pixels(edges: Sequence[float], width: int, height: int) -> Box | None:

@@ -89,7 +89,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _always(*box: float) -> crops.Predict:
-    return lambda _: np.array([box], np.float32)
+    return lambda photos: np.array([box] * len(photos), np.float32)
 
 
 def _numbers(told: dict, region: str, group: int = 0) -> dict[str, float]:
@@ -138,8 +138,8 @@ def test_overlap_is_what_counting_pixels_gives(region: Box, objects: list[Box]) 
 def test_a_predictor_that_knows_everything(boxed: Path) -> None:
     """Told the true boxes, it meets them exactly; its crop holds them where a square can."""
     photos = read_boxed(boxed)
-    hulls = iter([[*np.min(one, 0)[:2], *np.max(one, 0)[2:]] for one in OBJECTS])
-    looked = crops.look(CASCADE, lambda _: np.array([next(hulls)]), photos)
+    hulls = np.array([[*np.min(one, 0)[:2], *np.max(one, 0)[2:]] for one in OBJECTS])
+    looked = crops.look(CASCADE, lambda _: hulls, photos)
     told = crops.document(looked, photos)
     assert _numbers(told, "predictor")["iou"] == pytest.approx(1)
     assert _numbers(told, "predictor")["recall"] == pytest.approx(1)
@@ -210,7 +210,7 @@ def test_photos_that_cannot_be_compared_are_counted(boxed: Path) -> None:
 
 def test_a_network_that_gives_no_box(boxed: Path) -> None:
     with pytest.raises(InputError, match="'predictor' gives"):
-        crops.look(CASCADE, lambda _: np.zeros((1, 10), np.float32), read_boxed(boxed))
+        crops.look(CASCADE, lambda _: np.zeros((6, 10), np.float32), read_boxed(boxed))
 
 
 def test_it_looks_where_the_runner_looks(folder: Path, boxed: Path) -> None:
