@@ -26,8 +26,15 @@ Budgets = Annotated[
         "--budget", "-b", help="Only this share of the base's MACs (0.5); again for more."
     ),
 ]
-
-
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        "-m",
+        help="Only this one: resolution, width, hrank, depgraph, member, member-crop (cascades"
+        " are made of the members); again for more.",
+    ),
+]
 Ship = Annotated[
     Path | None,
     typer.Option(
@@ -45,6 +52,7 @@ def add(app: typer.Typer) -> None:
         epilog=example(
             "edgecompress bench compression examples/imagenette.toml --data DIR",
             "edgecompress bench compression examples/imagenette.toml --seed 0 --budget 0.5",
+            "edgecompress bench compression examples/imagenette.toml --method hrank --method member",
             "edgecompress bench compression examples/imagenette.toml --ship out/shipped/mine",
         ),
     )(_compression)
@@ -58,6 +66,7 @@ def _compression(
     data: Data = None,
     seed: Seeds = None,
     budget: Budgets = None,
+    method: Methods = None,
     ship: Ship = None,
     quick: Quick = False,
     as_json: Json = False,
@@ -81,7 +90,7 @@ def _compression(
             f"job {wanted.name} compresses nothing", "examples/imagenette.toml is a job that does"
         )
     config = compress_config(wanted).resolved(quick)
-    changes: dict[str, Any] = {"seeds": seed, "budgets": budget}
+    changes: dict[str, Any] = {"seeds": seed, "budgets": budget, "methods": method}
     asked = wanted.comparison | {k: v for k, v in changes.items() if v is not None}
     table = comparison_table(wanted.model_copy(update={"comparison": asked}))
     photos = tuple(
@@ -97,12 +106,10 @@ def _compression(
         compression_page.write_compression(told, space.path("comparison.html"))
         if ship is not None:
             choice = chosen(rows, table.headline)
-            picked = choice.row.seed
-            with opened(config, (photos[0], photos[1]), space.path("comparison"), picked) as one:
-                command = f"edgecompress bench compression {job} --seed {picked} --ship {ship}"
-                write_text(
-                    ship / CARD, model_card.markdown(write_light(one, choice, ship, command))
-                )
+            work, picked = space.path("comparison"), choice.row.seed
+            with opened(config, (photos[0], photos[1]), work, picked) as one:
+                facts = write_light(one, choice, ship, _typed(job, changes | {"ship": [ship]}))
+            write_text(ship / CARD, model_card.markdown(facts))
     if not as_json:
         columns = ["budget", "method", ">MACs a photo", ">of the base", ">top-1"]
         show.table(about["text"], columns, [list(row) for row in compression.rows_of(told)])
@@ -112,6 +119,16 @@ def _compression(
         if ship is not None:
             show.say(f'cascade: {ship} (deploy it: [pretrained] cascade = "{ship}")')
     return told
+
+
+def _typed(job: Path, options: dict[str, Any]) -> str:
+    """The command again, for a model card."""
+    given = [
+        f"--{name.removesuffix('s')} {value}"
+        for name, values in options.items()
+        for value in values or ()
+    ]
+    return " ".join(["edgecompress bench compression", str(job), *given])
 
 
 def _about(wanted: Job, config: Any, table: Any, n: int) -> dict[str, Any]:
