@@ -51,8 +51,7 @@ def add(app: typer.Typer) -> None:
         "compression",
         epilog=example(
             "edgecompress bench compression examples/imagenette.toml --data DIR",
-            "edgecompress bench compression examples/imagenette.toml --seed 0 --budget 0.5",
-            "edgecompress bench compression examples/imagenette.toml --method hrank --method member",
+            "edgecompress bench compression examples/imagenette.toml --seed 0 --method hrank",
             "edgecompress bench compression examples/imagenette.toml --ship out/shipped/mine",
         ),
     )(_compression)
