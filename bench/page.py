@@ -12,6 +12,7 @@ from edgecompress.files import write_text
 
 from . import charts, compression, conditions, text, threshold
 from .accuracy import match
+from .cascade_section import cascade_sentences
 from .compression_page import page_values
 from .examples import Example, choose
 from .foreground_section import foreground_sentences
@@ -81,6 +82,7 @@ def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
             script_hash=threshold.script_hash() if data else None,
             **(page_values(compared) if compared else {"comparison": None}),
             **section_values(report.compression),
+            cascade_told=list(cascade_sentences(report.compression)),
             foreground=list(foreground_sentences(report.compression)),
         )
     )

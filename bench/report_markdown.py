@@ -8,6 +8,7 @@ from pathlib import Path
 from edgecompress.files import write_text
 
 from . import text
+from .cascade_section import cascade_sentences
 from .charts import latency_rows
 from .compare import precision_of, throttled
 from .foreground_section import foreground_sentences
@@ -33,6 +34,7 @@ def report_markdown(report: Report) -> str:
         lines += ["", *_precision(report.precision)]
     told = (*foreground_sentences(report.compression), *sentences(report.compression))
     lines += ["", *(f"- {escape(one)}" for one in told)]
+    lines += ["", *(f"- {escape(one)}" for one in cascade_sentences(report.compression))]
     lines += ["", *_provenance(report)]
     return "\n".join(_single_gaps(lines)) + "\n"
 
