@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,27 +98,37 @@ def draw(
     generator: Generator,
     *,
     crops: Tensor | None = None,
-    part: slice = ALL,
 ) -> tuple[Tensor, Tensor]:
     """A batch of random views, mirrored half of the time.
 
     Args:
         indices: int64 `[n]` into the cache.
         crops: predicted crops of all photos `[len(cache), 4]`, shares; None: whole photos.
-        part: of the batch that is cut; the random numbers are drawn for all of it, so that
-            each of several processes has the views that a single one would have.
 
     Returns:
-        uint8 `[n, 3, resolution, resolution]`, and the regions `[n, 4]` that were seen; a mirrored
-        one has its x edges swapped (left > right).
+        uint8 `[n, 3, resolution, resolution]`, and the regions `[n, 4]` that were seen.
     """
-    places = indices.tolist()
-    regions = [_region(index, augment, generator, crops) for index in places]
+    regions = draw_regions(indices, augment, generator, crops)
+    return cut_views(cache, indices, regions, resolution), torch.tensor(regions)
+
+
+def draw_regions(
+    indices: Tensor, augment: Augment, generator: Generator, crops: Tensor | None = None
+) -> list[Region]:
+    """What each of `draw`'s views shows; a mirrored one has its x edges swapped (left > right)."""
+    return [_region(index, augment, generator, crops) for index in indices.tolist()]
+
+
+def cut_views(
+    cache: PhotoCache, indices: Tensor, regions: Sequence[Region], resolution: int
+) -> Tensor:
+    """Views of photos, uint8 `[n, 3, resolution, resolution]`. Nothing is random in it, and several
+    threads may cut at once."""
     views = []
-    for index, (x0, y0, x1, y1) in zip(places[part], regions[part], strict=True):
+    for index, (x0, y0, x1, y1) in zip(indices.tolist(), regions, strict=True):
         view = cache.cut(index, (min(x0, x1), y0, max(x0, x1), y1), resolution)
         views.append(view.flip(-1) if x0 > x1 else view)
-    return torch.stack(views), torch.tensor(regions[part])
+    return torch.stack(views)
 
 
 def _region(index: int, augment: Augment, generator: Generator, crops: Tensor | None) -> Region:

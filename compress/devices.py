@@ -50,6 +50,12 @@ def device_of(network: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+def cores() -> int:
+    """CPU cores for this process; under torchrun those of a machine are divided."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, own // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @contextmanager
 def placed(network: nn.Module) -> Iterator[torch.device]:
     """A network on the device of this process for the length of the block, then where it was. One

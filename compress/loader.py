@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -136,16 +136,20 @@ def _pixels(image: Image.Image, side: int) -> Tensor:
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
 
 
-_END: Any = object()
-
-
-def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """The same items in the same order, up to `depth` of them made beforehand by one thread."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, items, _END) for _ in range(depth))
-        while (item := waiting.popleft().result()) is not _END:
-            waiting.append(pool.submit(next, items, _END))
-            yield item
+def ahead(makers: Iterator[Callable[[], T]], workers: int) -> Iterator[T]:
+    """What the makers make, in their order, up to two a worker beforehand. The makers themselves
+    are taken one after the other by the caller's thread."""
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[T]] = deque()
+    try:
+        for make in makers:
+            waiting.append(pool.submit(make))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 Crop = Callable[[int, int, int], Box]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..runner.spec import Preprocess
-from .augment import ALL, Augment, draw, mixing
+from .augment import ALL, Augment, cut_views, draw_regions, mixing
 from .boxes import BoxLoss, box_loss, iou
 from .devices import placed
 from .evaluate import normalise
@@ -106,15 +106,16 @@ class ClassifyTask:
 
     def draw(
         self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL
-    ) -> Views:
+    ) -> Callable[[], Views]:
         """Random views of some photos, at the larger of the network's and the teacher's sides."""
         side = self._side(share)
         drawn = side if self.teacher is None else max(side, self.teacher.resolution)
-        views, _ = draw(
-            self.cache, indices, drawn, self.augment, generator, crops=self.crops, part=part
-        )
+        regions = draw_regions(indices, self.augment, generator, self.crops)[part]
         mixed = mixing(len(indices), self.augment.mixup, generator, part)
-        return Views(views, self.cache.targets[indices[part]], side, mixed)
+        own = indices[part]
+        return lambda: Views(
+            cut_views(self.cache, own, regions, drawn), self.cache.targets[own], side, mixed
+        )
 
     def ready(self, drawn: Views) -> tuple[Tensor, Any]:
         """Inputs, with classes and the teacher's logits of the same views."""
@@ -195,12 +196,13 @@ class BoxTask:
 
     def draw(
         self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL
-    ) -> Views:
+    ) -> Callable[[], Views]:
         """Random views, with the part of each box that is in view; always at the whole side, for
         which the regressor is made."""
-        side = self.resolution
-        views, regions = draw(self.cache, indices, side, self.augment, generator, part=part)
-        return Views(views, view_boxes(self.boxes[indices[part]], regions), side)
+        side, own = self.resolution, indices[part]
+        regions = draw_regions(indices, self.augment, generator)[part]
+        wanted = view_boxes(self.boxes[own], torch.tensor(regions))
+        return lambda: Views(cut_views(self.cache, own, regions, side), wanted, side)
 
     def ready(self, drawn: Views) -> tuple[Tensor, Any]:
         """Inputs and boxes."""

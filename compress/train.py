@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ from edgecompress.files import sha256_json
 from . import ddp
 from .augment import ALL
 from .checkpoint import read_checkpoint, write_checkpoint
-from .devices import chosen_device, device_of, mixed_precision
+from .devices import chosen_device, cores, device_of, mixed_precision
 from .loader import ahead
 from .recipe import Recipe, learning_rate, side_share
 
@@ -54,9 +55,9 @@ class Task(Protocol):
 
     def draw(
         self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL
-    ) -> Any:
-        """What a step sees of some photos, a `Drawn`; on the CPU, maybe while the step before it
-        is under way.
+    ) -> Callable[[], Any]:
+        """What a step sees of some photos: all that is random is drawn now, and what is given
+        makes a `Drawn` of it, maybe in another thread and while another step is under way.
 
         Args:
             share: of the input side; a task whose networks take one side only ignores it.
@@ -249,14 +250,16 @@ class _Run:
         """Batches in order, with the generator's state after each."""
         share = side_share(self.recipe, len(self.losses))
 
-        def draw() -> Iterator[tuple[Tensor, Any, Tensor]]:
+        def makers() -> Iterator[Callable[[], tuple[Tensor, Any, Tensor]]]:
             for indices in batches:
                 part = ALL if self.own.count == 1 else self.own.part(len(indices))
-                drawn = self.task.draw(indices, generator, share, part)
-                yield indices, drawn, generator.get_state()
+                make = self.task.draw(indices, generator, share, part)
+                yield partial(_made, indices, make, generator.get_state())
 
-        # On a CPU the next batch would take its cores from the step that is under way.
-        return draw() if self.device.type == "cpu" else ahead(draw())
+        if self.device.type == "cpu":
+            # The next batch would take its cores from the step that is under way.
+            return (make() for make in makers())
+        return ahead(makers(), cores())
 
     def step(self, drawn: Any, photos: int, overdue: bool) -> tuple[float, bool]:
         """One step.
@@ -318,6 +321,10 @@ class _Run:
         torch.set_rng_state(own[0])
         if self.device.type == "cuda" and len(own) > 1:
             torch.cuda.set_rng_state(own[1], self.device)
+
+
+def _made(indices: Tensor, make: Callable[[], Any], state: Tensor) -> tuple[Tensor, Any, Tensor]:
+    return indices, make(), state
 
 
 def _clock(seconds: float) -> str:

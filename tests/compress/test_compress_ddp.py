@@ -161,7 +161,7 @@ def test_a_whole_job_under_torchrun(shapes: Shapes, tmp_path: Path) -> None:
     cascade = tmp_path / "out" / "cascade"
     report = read_json(cascade / "compression.json")
     assert report["steps"]["base"]["photos"] == 12
-    assert (cascade / f"{report['crop']}").exists() or list(cascade.glob("*.onnx"))
+    assert list(cascade.glob("*.onnx"))
     # A second call finds all of it, also alone: what two have made is what one would look for.
     stamps = {path: path.stat().st_mtime_ns for path in cascade.iterdir()}
     for again in (words, [sys.executable, *words[6:]]):
@@ -199,7 +199,7 @@ def test_each_process_has_the_views_that_one_would_have(shapes: Shapes) -> None:
     indices = torch.arange(5, 18)
 
     def views(part: slice) -> torch.Tensor:
-        return task.draw(indices, torch.Generator().manual_seed(7), 1.0, part).views
+        return task.draw(indices, torch.Generator().manual_seed(7), 1.0, part)().views
 
     parts = [views(ddp.Ranks(rank, 3).part(13)) for rank in range(3)]
     assert torch.equal(torch.cat(parts), views(slice(None)))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from itertools import count, islice
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from edgecompress import events
@@ -120,21 +121,29 @@ def test_a_training_goes_on_within_an_epoch(stop: int, shapes: Shapes, tmp_path:
     assert (outcome.losses, outcome.measures) == (expected.losses, expected.measures)
 
 
-def test_batches_made_ahead_are_the_same_in_the_same_order() -> None:
-    def draws(generator: torch.Generator):
-        for number in range(7):
-            yield number, torch.rand(3, generator=generator).tolist()
+@given(st.integers(0, 40), st.integers(1, 5))
+def test_what_is_made_ahead_comes_in_order(size: int, workers: int) -> None:
+    begun: list[int] = []
 
-    made = list(ahead(draws(torch.Generator().manual_seed(1))))
-    assert made == list(draws(torch.Generator().manual_seed(1)))
-    assert list(islice(ahead(iter(count())), 3)) == [0, 1, 2]
+    def makers():
+        for number in range(size):
+            begun.append(number)
+            yield lambda number=number: number * number
 
-    def fails():
-        yield 1
+    for place, made in enumerate(ahead(makers(), workers)):
+        assert made == place * place
+        assert len(begun) <= place + 2 * workers + 1
+    assert len(begun) == size
+
+
+def test_what_fails_ahead_fails_here() -> None:
+    def fails() -> int:
         raise UsageError("no photo", "")
 
+    made = ahead(iter([lambda: 1, fails, lambda: 3]), 1)
+    assert next(made) == 1
     with pytest.raises(UsageError, match="no photo"):
-        list(ahead(fails()))
+        next(made)
 
 
 @pytest.mark.gpu

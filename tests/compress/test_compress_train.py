@@ -44,7 +44,7 @@ def _task(shapes) -> ClassifyTask:
 
 
 def _batch(task, indices: torch.Tensor, seed: int = 0, share: float = 1.0):
-    return task.ready(task.draw(indices, torch.Generator().manual_seed(seed), share))
+    return task.ready(task.draw(indices, torch.Generator().manual_seed(seed), share)())
 
 
 def _network() -> torch.nn.Module:

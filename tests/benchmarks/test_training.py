@@ -1,0 +1,52 @@
+"""A training step, and the random views that it waits for: what feeds it must be the faster one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgecompress.compress.augment import Augment
+from edgecompress.compress.loader import load_cache
+from edgecompress.compress.material import IMAGENET_PIXELS
+from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.photos import image_folder
+from edgecompress.compress.recipe import Recipe
+from edgecompress.compress.tasks import ClassifyTask, Held
+from edgecompress.compress.train import train
+
+BATCH = 64
+SIDE = 64
+NOTHING = Held(torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.fixture(scope="module")
+def task(make_shapes: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One batch an epoch, of photos a quarter larger than the network's input."""
+    root = make_shapes(tmp_path_factory.mktemp("photos") / "fit", BATCH // 2, 0, 106, 80)
+    cache = load_cache(image_folder(root), 80)
+    return ClassifyTask(cache, SIDE, IMAGENET_PIXELS, Augment(), NOTHING)
+
+
+def test_views(benchmark: Any, task: ClassifyTask) -> None:
+    generator, indices = torch.Generator().manual_seed(0), torch.arange(BATCH)
+
+    def views() -> Any:
+        return task.draw(indices, generator)()
+
+    drawn = benchmark(views)
+    assert drawn.views.shape == (BATCH, 3, SIDE, SIDE)
+
+
+def test_step(benchmark: Any, task: ClassifyTask, tmp_path: Path) -> None:
+    """An epoch of one step, its views and its checkpoint included."""
+    network = NetworkSpec("resnet18", 0.5, 1.0, SIDE, 2).build()
+    outcome = benchmark.pedantic(
+        lambda: train(network, task, Recipe(1, BATCH), tmp_path / "checkpoint", "step"),
+        setup=lambda: (tmp_path / "checkpoint").unlink(missing_ok=True),
+        rounds=5,
+    )
+    assert len(outcome.losses) == 1
