@@ -11,7 +11,7 @@ from edgecompress.errors import UsageError
 from .augment import Augment
 from .boxes import BoxLoss
 from .budget import Budget, parse_budget
-from .cam import CamKind
+from .cam import THRESHOLD, CamKind
 from .foreign.source import PREFIX
 from .network import NetworkSpec
 from .recipe import Precision, Recipe
@@ -178,6 +178,8 @@ class PredictorTable(Table):
             since the map of a 96-pixel photo has 3 x 3 positions.
         smooth: boxes are drawn round the mean of four maps: of the photo and the mirrored one, at
             `cam_resolution` and at the base's resolution. Otherwise round one.
+        threshold: share of the way from a map's smallest to its largest value from which on it is
+            foreground; the paper's is 0.5.
         loss: an overlap (`iou`, `giou`, `ciou`), alone or, after `l1+`, with the edges' absolute
             error; or `mse`, the paper's.
         sizes: crop sides as shares of the short side, the last one 1; `auto`: chosen for the boxes
@@ -190,6 +192,7 @@ class PredictorTable(Table):
     cam: CamKind = "grad"
     cam_resolution: Side = 192
     smooth: bool = True
+    threshold: Annotated[float, Field(gt=0, lt=1)] = THRESHOLD
     epochs: Epochs = 20
     rate: Positive = 0.002
     loss: BoxLoss = "l1+giou"

@@ -73,6 +73,7 @@ def draw_boxes(one: Compression, base: Done) -> Done:
         "sides": _sides(one),
         "smooth": table.smooth,
         "cam": table.cam,
+        "threshold": table.threshold,
     }
     return one.book.step("boxes", inputs, work, ("boxes.pt",), alone=True)
 
@@ -112,9 +113,9 @@ def _cam_boxes(one: Compression, network: Network, cache: PhotoCache, *, mirror:
         both = (maps + turned) / 2 if table.smooth else maps
         found.append(
             (
-                cam_boxes(both, size).cpu(),
-                cam_boxes(maps, size).cpu(),
-                cam_boxes(turned, size).cpu(),
+                cam_boxes(both, size, table.threshold).cpu(),
+                cam_boxes(maps, size, table.threshold).cpu(),
+                cam_boxes(turned, size, table.threshold).cpu(),
             ),
         )
     boxes, straight, mirrored = (torch.cat(one) for one in zip(*found, strict=True))

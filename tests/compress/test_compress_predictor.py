@@ -148,6 +148,12 @@ def test_boxes_and_predictor_are_told_with_their_marks(shapes, tmp_path: Path) -
     assert draw_boxes(plain, base).fingerprint != drawn.fingerprint
     others = torch.load(plain.book.path("boxes.pt"), weights_only=True)
     assert iou(boxes["held"], others["held"]).mean() > 0.99
+    # What is above a higher threshold lies inside.
+    tight, base = _compression(shapes, tmp_path / "tight", threshold=0.7)
+    assert draw_boxes(tight, base).result["mean_area"] < drawn.result["mean_area"]
+    others = torch.load(tight.book.path("boxes.pt"), weights_only=True)
+    assert (others["held"][:, :2] >= boxes["held"][:, :2]).all()
+    assert (others["held"][:, 2:] <= boxes["held"][:, 2:]).all()
     # One map instead of four.
     rough, base = _compression(shapes, tmp_path / "rough", smooth=False)
     draw_boxes(rough, base)
