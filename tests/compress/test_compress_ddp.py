@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,19 +48,31 @@ def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], within:
         torch.testing.assert_close(tensor, other[name], rtol=0, atol=within)
 
 
-def test_two_processes_end_with_the_weights_of_one(shapes: Shapes, tmp_path: Path) -> None:
+def test_two_processes_end_with_the_weights_of_one(
+    shapes: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process is the first of the two."""
+    checkpoint = tmp_path / "checkpoint"
+    port = _free_port()
+    second = _start_one(1, port, [*shapes, checkpoint, tmp_path, "plain"])
     threads = torch.get_num_threads()
     try:
         alone, outcome = ddp_program.work(*shapes, tmp_path / "alone", "plain")
+        for name, value in _environment(0, port).items():
+            monkeypatch.setenv(name, value)
+        first, together = ddp_program.work(*shapes, checkpoint, "plain")
+        _ended([second])
     finally:
         torch.set_num_threads(threads)
-    _ended(_start(shapes, tmp_path / "checkpoint", tmp_path, "plain"))
-    first, second = (torch.load(tmp_path / f"{rank}-2.pt") for rank in (0, 1))
-    _close(first["network"], second["network"], within=0)
-    assert first["losses"] == second["losses"] and first["measures"] == second["measures"]
-    assert first["losses"] == pytest.approx(outcome.losses, abs=1e-4)
-    assert first["measures"] == pytest.approx(outcome.measures)
-    _close(first["network"], alone.state_dict(), within=1e-4)
+        second.kill()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    told = torch.load(tmp_path / "1-2.pt")
+    _close(first.state_dict(), told["network"], within=0)
+    assert (together.losses, together.measures) == (told["losses"], told["measures"])
+    assert together.losses == pytest.approx(outcome.losses, abs=1e-4)
+    assert together.measures == pytest.approx(outcome.measures)
+    _close(first.state_dict(), alone.state_dict(), within=1e-4)
     # The weights did move: those of one process are not what both began with.
     assert any((alone.state_dict()[k] - v).abs().max() > 0.01 for k, v in _begun().items())
 
@@ -68,22 +81,31 @@ def _begun() -> dict[str, torch.Tensor]:
     return ddp_program.make().state_dict()
 
 
-def _start(shapes: Shapes, checkpoint: Path, out: Path, mode: str) -> list[subprocess.Popen[str]]:
-    """Both processes without torchrun, which would end one itself when the other ends."""
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    words = [sys.executable, str(PROGRAM), *map(str, (*shapes, checkpoint, out)), mode]
-    return [
-        subprocess.Popen(
-            words,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **common, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
+        return probe.getsockname()[1]
+
+
+def _environment(rank: int, port: int) -> dict[str, str]:
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {"WORLD_SIZE": "2", "RANK": str(rank), **where}
+
+
+def _start_one(rank: int, port: int, arguments: list[Any]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, PROGRAM, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **_environment(rank, port)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _start(shapes: Shapes, checkpoint: Path, out: Path) -> list[subprocess.Popen[str]]:
+    """Both processes without torchrun, which would end one itself when the other ends."""
+    port = _free_port()
+    arguments = [*shapes, checkpoint, out, "random"]
+    return [_start_one(rank, port, arguments) for rank in (0, 1)]
 
 
 def _ended(both: list[subprocess.Popen[str]]) -> None:
@@ -100,9 +122,9 @@ def test_one_that_is_killed_ends_the_other_and_both_go_on(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-    _ended(_start(shapes, tmp_path / "a", whole, "random"))
+    _ended(_start(shapes, tmp_path / "a", whole))
     checkpoint = tmp_path / "b"
-    both = _start(shapes, checkpoint, broken, "random")
+    both = _start(shapes, checkpoint, broken)
     deadline = time.monotonic() + PATIENCE
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -116,7 +138,7 @@ def test_one_that_is_killed_ends_the_other_and_both_go_on(
     # With a save a step, it is killed within an epoch, and goes on within it.
     state = torch.load(checkpoint, weights_only=True)
     assert len(state["losses"]) < ddp_program.RECIPE.epochs
-    _ended(_start(shapes, checkpoint, broken, "random"))
+    _ended(_start(shapes, checkpoint, broken))
     first, second = (torch.load(folder / "0-2.pt") for folder in (whole, broken))
     assert first["losses"] == second["losses"]
     _close(first["network"], second["network"], within=0)
