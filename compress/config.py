@@ -180,6 +180,7 @@ class PredictorTable(Table):
             `cam_resolution` and at the base's resolution. Otherwise round one.
         threshold: share of the way from a map's smallest to its largest value from which on it is
             foreground; the paper's is 0.5.
+        rate, decay: of AdamW, whatever trains the base.
         loss: an overlap (`iou`, `giou`, `ciou`), alone or, after `l1+`, with the edges' absolute
             error; or `mse`, the paper's.
         sizes: crop sides as shares of the short side, the last one 1; `auto`: chosen for the boxes
@@ -193,8 +194,9 @@ class PredictorTable(Table):
     cam_resolution: Side = 192
     smooth: bool = True
     threshold: Annotated[float, Field(gt=0, lt=1)] = THRESHOLD
-    epochs: Epochs = 20
-    rate: Positive = 0.002
+    epochs: Epochs = 30
+    rate: Positive = 0.003
+    decay: Annotated[float, Field(ge=0)] = 0.05
     loss: BoxLoss = "l1+giou"
     sizes: Annotated[tuple[Share, ...], BeforeValidator(_sizes)] = (0.25, 0.5, 0.75, 1.0)
 

@@ -153,7 +153,7 @@ def train_predictor(one: Compression, boxes: Done) -> Done:
         batch=settings.train.batch,
         rate=table.rate,
         optimizer="adamw",
-        decay=settings.train.decay,
+        decay=table.decay,
         seed=settings.seed,
     )
 
