@@ -57,9 +57,7 @@ def as_cascade(one: Compression, row: Row, name: str) -> tuple[Cascade, dict[str
     if row.cropped:
         networks[PREDICTOR] = one.load(PREDICTOR)
         spec = networks[PREDICTOR][0]
-        predictor = Predictor(
-            PREDICTOR, spec.resolution, kept_sizes(one), spec.macs, spec.params
-        )
+        predictor = Predictor(PREDICTOR, spec.resolution, kept_sizes(one), spec.macs, spec.params)
     point = row.point or {}
     thresholds = (*point.get("thresholds", ()), None)
     temperatures = point.get("temperatures", (1.0,))
