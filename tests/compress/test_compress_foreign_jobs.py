@@ -114,6 +114,8 @@ def compressed(family: str, shapes, root: Path, crop: str) -> Path:
             "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 1},
             "shrink": {"epochs": 1, "search": 0},
             "members": {"budgets": [0.6, 1.0], "epochs": 1, "tune_epochs": 1},
+            # Both members, though on photos so few one may do as well.
+            "cascade": {"subsets": False},
         }
     )
     train, val = (image_folder(path) for path in shapes)
