@@ -29,9 +29,9 @@ test: install system counting ## set up and run the everyday tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	# Nothing in compress/ listens or measures time: two processes, one thread each.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --durations=25 tests/compress
-	$(BIN)/pytest -q --durations=25 --ignore=tests/compress
+	# Nothing in these two rooms is disturbed by a neighbour: two processes, one thread each.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --durations=25 tests/compress tests/compile
+	$(BIN)/pytest -q --durations=25 --ignore=tests/compress --ignore=tests/compile
 
 .PHONY: test-slow
 test-slow: install system counting ## the tests that take longer

@@ -42,6 +42,7 @@ def tuned(*words: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_records_of_a_network_are_used(onnx: Path, tmp_path: Path) -> None:
     database = tmp_path / "tuning.jsonl"
     words = (str(onnx), "--database", str(database), "--trials", "5", "-t", "1")

@@ -115,6 +115,7 @@ def each_once(database: Path) -> int:
     return len(records)
 
 
+@pytest.mark.slow
 @pytest.mark.board
 def test_two_boards_and_a_server_that_is_killed(shelf: Shelf, tmp_path: Path) -> None:
     killed: list[int] = []
