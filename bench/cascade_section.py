@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-_MANY = 1e15
-"""No number of a sound record is this large."""
+from .records import MANY, Share, sound
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0, lt=_MANY)]
-Count = Annotated[int, Field(ge=1, lt=_MANY)]
+Amount = Annotated[float, Field(ge=0, lt=MANY)]
+Count = Annotated[int, Field(ge=1, lt=MANY)]
 
 
 class Estimate(BaseModel):
@@ -57,13 +55,13 @@ class Switch(BaseModel):
 def cascade_sentences(compression: Mapping[str, Any] | None) -> Iterator[str]:
     """How the cascade was chosen; none where the record does not say it soundly."""
     record = compression or {}
-    switch = _read(Switch, record.get("switch"))
+    switch = sound(Switch, record.get("switch"))
     if switch is not None:
         verdict = "was kept" if switch.crop else "was left out"
         yield f"Cropping {verdict}: on photos held out, with crops: {switch.why}."
     variants = record.get("variants")
     kept = variants.get(str(record.get("crop"))) if isinstance(variants, Mapping) else None
-    variant = _read(Variant, kept)
+    variant = sound(Variant, kept)
     if variant is None:
         return
     chosen, told = variant.chosen, variant.cross_fitted
@@ -78,12 +76,3 @@ def cascade_sentences(compression: Mapping[str, Any] | None) -> Iterator[str]:
         f"({told.folds} parts): {100 * told.top1:.1f} % \N{PLUS-MINUS SIGN} "
         f"{100 * told.standard_error:.1f} at {told.mean_macs / 1e6:.4g} M."
     )
-
-
-def _read(kind: type[Any], value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return None
-    try:
-        return kind.model_validate(value)
-    except ValidationError:
-        return None

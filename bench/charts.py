@@ -226,6 +226,21 @@ def peers(report: Report) -> Markup:
     return drawing(WIDTH, round(y + 8), f"{title} against ONNX Runtime", told, parts)
 
 
+def macs_grid(axes: Axes, upwards: str) -> list[Markup]:
+    """Lines and labels behind points of accuracy, which `upwards` names, over MACs a photo."""
+    parts = []
+    for step in range(5):
+        y_value = axes.y_low + (axes.y_high - axes.y_low) * step / 4
+        x_value = axes.x_low + (axes.x_high - axes.x_low) * step / 4
+        x, y = axes.at(x_value, y_value)
+        parts.append(rect(axes.left, y, axes.right - axes.left, 1, "grid"))
+        parts.append(words(axes.left - 10, y + 4, text.percent(y_value), "tick", "end"))
+        parts.append(words(x, axes.bottom + 22, text.macs(x_value), "tick", "middle"))
+    parts.append(words(axes.right, axes.bottom + 44, "MACs a photo", "axis", "end"))
+    parts.append(words(axes.left, axes.top - 8, upwards, "axis"))
+    return parts
+
+
 def padded(low: float, high: float, share: float) -> tuple[float, float]:
     """An axis a little longer than what is on it, and never of no length."""
     room = (high - low) * share if high > low else max(abs(high) * 0.05, 0.05)

@@ -49,7 +49,7 @@ def plot(lines: Sequence[Line]) -> Markup:
         0, x_high, max(0.0, y_low), min(1.0, y_high),
         _LEFT, charts.WIDTH - _RIGHT, _TOP, _TOP + _HEIGHT,
     )  # fmt: skip
-    parts = _grid(axes)
+    parts = charts.macs_grid(axes, "top-1")
     methods = list(dict.fromkeys(line.method for line in drawn))
     for index, method in enumerate(methods):
         own = sorted((line for line in drawn if line.method == method), key=lambda one: one.macs)
@@ -64,20 +64,6 @@ def plot(lines: Sequence[Line]) -> Markup:
     )
     bottom = max(_TOP + _HEIGHT + 54, _TOP + 8 + len(methods) * 24)
     return charts.drawing(charts.WIDTH, bottom, "Accuracy against computation", told, parts)
-
-
-def _grid(axes: charts.Axes) -> list[Markup]:
-    parts = []
-    for step in range(5):
-        y_value = axes.y_low + (axes.y_high - axes.y_low) * step / 4
-        x_value = axes.x_high * step / 4
-        x, y = axes.at(x_value, y_value)
-        parts.append(charts.rect(axes.left, y, axes.right - axes.left, 1, "grid"))
-        parts.append(charts.words(axes.left - 10, y + 4, text.percent(y_value), "tick", "end"))
-        parts.append(charts.words(x, axes.bottom + 22, text.macs(x_value), "tick", "middle"))
-    parts.append(charts.words(axes.right, axes.bottom + 44, "MACs a photo", "axis", "end"))
-    parts.append(charts.words(axes.left, axes.top - 8, "top-1", "axis"))
-    return parts
 
 
 def _series(axes: charts.Axes, own: Sequence[Line], index: int) -> list[Markup]:

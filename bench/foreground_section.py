@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from . import text
+from .records import Share, sound
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=10**15)]
 
 
@@ -55,10 +55,10 @@ class _Record(BaseModel):
 
 def foreground_sentences(compression: Mapping[str, Any] | None) -> Iterator[str]:
     """A few sentences; none where a compression.json says nothing sound."""
-    try:
-        found = _Record.model_validate(compression).steps
-    except ValidationError:
+    record = sound(_Record, compression)
+    if record is None:
         return
+    found = record.steps
     boxes, predictor = found.boxes, found.predictor
     yield (
         f"The foreground predictor takes {text.macs(predictor.macs)} MACs, "

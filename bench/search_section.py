@@ -10,20 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from markupsafe import Markup
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from ..compress.search import front
 from . import charts, text
+from .records import MANY, Share, sound
 
 _LEFT, _RIGHT, _TOP, _HEIGHT = 76, 40, 24, 300
 _COLOURS = 4
-_MANY = 1e15
-"""No number of a sound record is this large."""
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(gt=0, lt=_MANY)]
-Zero = Annotated[float, Field(ge=0, lt=_MANY)]
-Count = Annotated[int, Field(ge=0, lt=_MANY)]
+Amount = Annotated[float, Field(gt=0, lt=MANY)]
+Zero = Annotated[float, Field(ge=0, lt=MANY)]
+Count = Annotated[int, Field(ge=0, lt=MANY)]
 Word = Annotated[str, Field(max_length=400)]
 
 
@@ -32,7 +30,7 @@ class Network(BaseModel):
 
     depth: Amount
     width: Amount
-    resolution: Annotated[int, Field(gt=0, lt=_MANY)]
+    resolution: Annotated[int, Field(gt=0, lt=MANY)]
 
 
 class Point(BaseModel):
@@ -91,12 +89,12 @@ class Shrinking(BaseModel):
 
 def read_shrinking(compression: Mapping[str, Any] | None) -> Shrinking | None:
     """What a compression.json says of the dimensions; None where it says nothing sound."""
-    return _read(Shrinking, compression, "shrink")
+    return sound(Shrinking, _step(compression, "shrink"))
 
 
 def read_search(compression: Mapping[str, Any] | None) -> list[Member]:
     """What a compression.json says of its searches, those that trained anything."""
-    found = _read(_Search, compression, "search")
+    found = sound(_Search, _step(compression, "search"))
     return [] if found is None else [member for member in found.members if member.points]
 
 
@@ -104,15 +102,9 @@ class _Search(BaseModel):
     members: list[Member]
 
 
-def _read(kind: type[Any], compression: Mapping[str, Any] | None, step: str) -> Any:
+def _step(compression: Mapping[str, Any] | None, name: str) -> Any:
     steps = (compression or {}).get("steps")
-    value = steps.get(step) if isinstance(steps, Mapping) else None
-    if not isinstance(value, Mapping):
-        return None
-    try:
-        return kind.model_validate(value)
-    except ValidationError:
-        return None
+    return steps.get(name) if isinstance(steps, Mapping) else None
 
 
 def section_values(compression: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -223,7 +215,7 @@ def plot(members: Sequence[Member]) -> Markup:
         max(0.0, x_low), x_high, max(0.0, y_low), min(1.0, y_high) if y_low < 1 else y_high,
         _LEFT, charts.WIDTH - _RIGHT, _TOP, _TOP + _HEIGHT,
     )  # fmt: skip
-    parts = _grid(axes)
+    parts = charts.macs_grid(axes, "held-out top-1")
     best = [points[index] for index in _front(points)]
     if len(best) > 1:
         parts.append(charts.polyline([axes.at(p.macs, p.held_out) for p in best], "curve"))
@@ -248,20 +240,6 @@ def plot(members: Sequence[Member]) -> Markup:
     )
     bottom = _TOP + _HEIGHT + 54
     return charts.drawing(charts.WIDTH, bottom, "Every candidate of the search", said, parts)
-
-
-def _grid(axes: charts.Axes) -> list[Markup]:
-    parts = []
-    for step in range(5):
-        y_value = axes.y_low + (axes.y_high - axes.y_low) * step / 4
-        x_value = axes.x_low + (axes.x_high - axes.x_low) * step / 4
-        x, y = axes.at(x_value, y_value)
-        parts.append(charts.rect(axes.left, y, axes.right - axes.left, 1, "grid"))
-        parts.append(charts.words(axes.left - 10, y + 4, text.percent(y_value), "tick", "end"))
-        parts.append(charts.words(x, axes.bottom + 22, text.macs(x_value), "tick", "middle"))
-    parts.append(charts.words(axes.right, axes.bottom + 44, "MACs a photo", "axis", "end"))
-    parts.append(charts.words(axes.left, axes.top - 8, "held-out top-1", "axis"))
-    return parts
 
 
 def sentences(compression: Mapping[str, Any] | None) -> Iterator[str]:
