@@ -75,8 +75,14 @@ def placed(network: nn.Module) -> Iterator[torch.device]:
 def mixed_precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Autocast of forward passes to bfloat16, where the recipe and the device say so. It needs no
     scaling of the loss: bfloat16 has float32's range."""
-    if precision == "auto":
-        wanted = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        wanted = precision == "bfloat16"
+    wanted = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster there than float32: a device without instructions of its own for
+    it takes many times as long."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))

@@ -22,11 +22,11 @@ from .recipe import Recipe
 def run_batched(
     network: nn.Module, photos: Tensor, preprocess: Preprocess, batch: int = 128
 ) -> Tensor:
-    """Outputs for uint8 NHWC photos `[n, r, r, 3]`, `[n, k]` on the CPU; the network in evaluation
-    mode. It runs on this process's device (`devices.placed`), in float32."""
+    """Outputs for uint8 NHWC photos `[n, r, r, 3]`, float32 `[n, k]` on the CPU; the network in
+    evaluation mode. It runs on this process's device (`devices.placed`)."""
     with torch.inference_mode(), placed(network) as device:
         parts = [network(normalise(p.to(device), preprocess)).cpu() for p in photos.split(batch)]
-    return torch.cat(parts)
+    return torch.cat(parts).float()
 
 
 @dataclass(frozen=True)

@@ -297,10 +297,11 @@ class _Run:
         return value, bool(overdue)
 
     def measure(self) -> float:
-        """On the photos held out; of the averaged network where there is one."""
+        """On the photos held out, in the precision of the steps; of the averaged network where
+        there is one."""
         judged = self.network if self.average is None else self.average.module
         judged.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), mixed_precision(self.recipe.precision, self.device):
             return self.task.measure(judged)
 
     def finish(self) -> None:
