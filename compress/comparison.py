@@ -221,7 +221,7 @@ def _fine_tune(
             augment=one.augment(),
             held=material.held_inputs(begun.spec.resolution, look),
             crops=crops,
-            teacher=teaching(one.load("base")) if table.distil else None,
+            teacher=teaching(one, "base") if table.distil else None,
         )
         checkpoint = one.book.path(f"{name}.checkpoint")
         outcome = train(

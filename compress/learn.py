@@ -8,16 +8,21 @@ from typing import Any
 
 import torch
 
+from edgecompress.files import sha256_file, sha256_json
+
+from . import ddp
 from .augment import Augment
 from .config import CompressConfig
-from .devices import chosen_device
+from .devices import chosen_device, multiplies_bfloat16
 from .export import load_network, save_network
 from .families import Network
 from .foreign import Foreign
 from .inherit import inherit
 from .material import Material, centred
 from .network import NetworkSpec
-from .tasks import BoxTask, ClassifyTask, Teacher
+from .photos import photos_fingerprint
+from .tasks import BoxTask, ClassifyTask
+from .teacher import Memory, Teacher
 from .train import Recipe, train
 from .workbook import Done, Workbook
 
@@ -87,7 +92,7 @@ def train_classifier(
             augment=one.augment(),
             held=material.held_inputs(spec.resolution, look),
             crops=crops,
-            teacher=None if teacher is None else teaching(one.load(teacher)),
+            teacher=None if teacher is None else teaching(one, teacher),
         )
         network = start(spec)
         return keep_training(
@@ -124,11 +129,24 @@ def keep_training(
     }
 
 
-def teaching(trained: Trained) -> Teacher:
+def teaching(one: Compression, name: str) -> Teacher:
     """A trained network as a teacher, on the device that students are trained on."""
-    spec, network = trained
-    network.to(chosen_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Teacher(network.eval(), spec.resolution)
+    spec, network = one.load(name)
+    device = chosen_device()
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision = one.settings.train.precision
+    identity = sha256_json(
+        [
+            sha256_file(one.book.path(f"{name}.pt")),
+            photos_fingerprint(one.material.fit),
+            one.material.side,
+            [precision, device.type, multiplies_bfloat16(device)],
+        ]
+    )
+    # Processes of a `torchrun` may be on machines that share a folder, but not its open files.
+    alone = ddp.ranks().count == 1
+    memory = Memory(one.book.folder, identity, spec.classes) if alone else None
+    return Teacher(network.eval(), spec.resolution, memory)
 
 
 def inherited(one: Compression, spec: NetworkSpec) -> Network:

@@ -17,6 +17,7 @@ from .devices import placed
 from .evaluate import normalise
 from .loader import PhotoCache
 from .recipe import Recipe
+from .teacher import Teacher, view_key
 
 
 def run_batched(
@@ -51,12 +52,14 @@ class Views:
         wanted: classes int64 `[n]`, or boxes `[n, 4]`.
         side: of the network's input; at most r.
         mixed: with which other each is mixed int64 `[n]`, and the share of its own; None: not.
+        keys: of each view (`teacher.view_key`); None: nobody asks for them.
     """
 
     views: Tensor
     wanted: Tensor
     side: int
     mixed: tuple[Tensor, float] | None = None
+    keys: tuple[bytes, ...] | None = None
 
     def to(self, device: torch.device) -> Views:
         """On a device; a GPU copies while the CPU goes on."""
@@ -68,19 +71,6 @@ class Views:
 
         mixed = None if self.mixed is None else (moved(self.mixed[0]), self.mixed[1])
         return replace(self, views=moved(self.views), wanted=moved(self.wanted), mixed=mixed)
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A trained network that sees what the student sees, at its own resolution.
-
-    Attributes:
-        logits: normalised `[n, 3, r, r]` to logits `[n, classes]`.
-        resolution: r.
-    """
-
-    logits: Callable[[Tensor], Tensor]
-    resolution: int
 
 
 @dataclass(frozen=True)
@@ -113,17 +103,22 @@ class ClassifyTask:
         regions = draw_regions(indices, self.augment, generator, self.crops)[part]
         mixed = mixing(len(indices), self.augment.mixup, generator, part)
         own = indices[part]
+        keys = None
+        if self.teacher is not None and self.teacher.memory is not None and mixed is None:
+            viewed = zip(own.tolist(), regions, strict=True)
+            keys = tuple(view_key(*view, drawn) for view in viewed)
         return lambda: Views(
-            cut_views(self.cache, own, regions, drawn), self.cache.targets[own], side, mixed
+            cut_views(self.cache, own, regions, drawn), self.cache.targets[own], side, mixed, keys
         )
 
     def ready(self, drawn: Views) -> tuple[Tensor, Any]:
         """Inputs, with classes and the teacher's logits of the same views."""
         mixed, targets, taught = drawn.mixed, drawn.wanted, None
         if self.teacher is not None:
-            seen = self._inputs(drawn.views, self.teacher.resolution)
-            with torch.no_grad():
-                taught = self.teacher.logits(_mixed(seen, mixed)).float()
+            side = self.teacher.resolution
+            taught = self.teacher.answers(
+                drawn.keys, lambda: _mixed(self._inputs(drawn.views, side), mixed)
+            ).to(drawn.views.device)
         others = None if mixed is None else (targets[mixed[0]], mixed[1])
         return _mixed(self._inputs(drawn.views, drawn.side), mixed), (targets, others, taught)
 

@@ -14,7 +14,13 @@ from torch import nn
 
 from edgecompress import events
 from edgecompress.compress.config import CompressConfig
-from edgecompress.compress.devices import VARIABLE, chosen_device, mixed_precision, placed
+from edgecompress.compress.devices import (
+    VARIABLE,
+    chosen_device,
+    mixed_precision,
+    multiplies_bfloat16,
+    placed,
+)
 from edgecompress.compress.loader import ahead
 from edgecompress.compress.recipe import Recipe, learning_rate
 from edgecompress.compress.tasks import run_batched
@@ -55,6 +61,25 @@ def test_the_cpu_can_be_asked_for(monkeypatch) -> None:
         assert device == torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("has", "multiplies"),
+    [
+        ({}, False),
+        ({"avx512_f": True}, False),
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+    ],
+)
+def test_a_cpu_takes_bfloat16_where_it_has_instructions_for_it(
+    has: dict[str, bool], multiplies: bool, monkeypatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    cpu = torch.device("cpu")
+    assert multiplies_bfloat16(cpu) is multiplies
+    with mixed_precision("auto", cpu):
+        assert torch.is_autocast_enabled("cpu") is multiplies
+
+
 def test_bfloat16_learns_and_keeps_float32_weights(
     shapes: Shapes, tmp_path: Path, monkeypatch
 ) -> None:
@@ -70,9 +95,11 @@ def test_bfloat16_learns_and_keeps_float32_weights(
     # Rounded to 8 bits on the way: others, and not far away.
     assert not torch.equal(plain, mixed)
     assert torch.nn.functional.cosine_similarity(plain, mixed, dim=0) > 0.95
-    kinds = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    cpu = torch.device("cpu")
+    kinds["auto"] = kinds["bfloat16" if multiplies_bfloat16(cpu) else "float32"]
     for precision, kind in kinds.items():
-        with mixed_precision(precision, torch.device("cpu")):
+        with mixed_precision(precision, cpu):
             assert runs["float32"](torch.zeros(1, 3, 24, 24)).dtype == kind
     # What is measured is what a board computes, and that is float32.
     inputs = task(*shapes).held.inputs
