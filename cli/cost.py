@@ -72,7 +72,12 @@ def job_cost(run: Run, settings: CompressConfig) -> KeptCost | None:
         UsageError: it is milliseconds, and the job's board has none that mean anything.
         BoardError: cycles are to be estimated, and this machine cannot.
     """
+    from ..compress.budget import Budget
+
     timed = [budget for budget in settings.members.allowed if budget.kind == "ms"]
+    cascade = settings.cascade
+    if cascade.ms is not None and not cascade.costs_ms:
+        timed.append(Budget(cascade.ms, "ms"))
     wanted = settings.shrink.cost
     if wanted == "cycles":
         return _by_cycles(run.board)

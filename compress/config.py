@@ -288,14 +288,16 @@ class CascadeTable(Table):
     Attributes:
         criterion: `margin` as in the paper, or `max_softmax`; `auto` tries both.
         macs: the most accurate cascade that takes at most this share of the base's MACs.
-        ms: the same of so many milliseconds a photo; needs `costs_ms`.
+        ms: the same of so many milliseconds a photo.
         top1: the cheapest cascade of at least this accuracy. Of none of them, the cheapest within
             `slack` of the most accurate one.
         alphas: weights of later members' logits that are tried; `learned` is the likeliest one.
         subsets: whether a cascade may leave members out.
-        costs_ms: what a member takes, one for each of the members' budgets, in their order. With
-            them the cheapest is by milliseconds, where `macs` is not given.
-        predictor_ms: what the foreground predictor takes.
+        costs_ms: milliseconds of a member, one for each of the members' budgets, in their order;
+            left out, they are measured on the job's board where `ms`, a member's budget or
+            `[compress.shrink] cost` asks for milliseconds. Where they are known the cheapest
+            cascade is by them, unless `macs` is given.
+        predictor_ms: of the foreground predictor; measured with `costs_ms`.
     """
 
     criterion: Literal["margin", "max_softmax", "auto"] = "margin"
@@ -317,8 +319,6 @@ class CascadeTable(Table):
     def _one_wish(self) -> Self:
         if sum(one is not None for one in (self.macs, self.ms, self.top1)) > 1:
             raise ValueError("give macs, ms or top1, only one of them")
-        if self.ms is not None and not self.costs_ms:
-            raise ValueError("ms: needs costs_ms, what each member takes")
         return self
 
 

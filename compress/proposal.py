@@ -41,6 +41,11 @@ class Price:
     cost: Cost | None = None
     name: str = MACS
 
+    @property
+    def timed(self) -> bool:
+        """Whether networks are priced in milliseconds."""
+        return self.cost is not None and self.name.startswith("ms")
+
     def of(self, budget: Budget) -> tuple[Cost, str]:
         """The cost that a budget limits, and its name.
 
@@ -54,7 +59,7 @@ class Price:
                     "run it as a job with a board: edgecompress run JOB.toml; or give MACs",
                 )
             return count_macs, MACS
-        if budget.kind == "ms" and not self.name.startswith("ms"):
+        if budget.kind == "ms" and not self.timed:
             raise UsageError(f"a budget of {budget} cannot be held against {self.name}")
         return self.cost, self.name
 

@@ -26,6 +26,7 @@ from .photos import PhotoSet, photos_fingerprint
 from .proposal import MACS, Price, measure_shrinking, propose_members
 from .searching import search_members
 from .shrink import Cost
+from .times import require_times, with_times
 from .weights import load_weights, weights_identity
 from .workbook import Done, Workbook, locked
 
@@ -73,6 +74,7 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
     settings = one.settings
     for budget in settings.members.allowed:
         price.of(budget)  # what cannot be held is refused before anything is trained
+    require_times(one, price)
     crops = settings.crop != "never"
     if crops:
         table = settings.base
@@ -99,6 +101,10 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
         done[name] = train_member(one, name, spec, base)
     kinds = {"auto": ("whole", "crop"), "always": ("crop",), "never": ("whole",)}[settings.crop]
     variants = [tune_variant(one, kind, names, done) for kind in kinds]
+    one, times = with_times(one, price, members, one.load("predictor")[0] if crops else None)
+    settings = one.settings
+    if times is not None:
+        done["times"] = times
     fingerprint = sha256_json(
         [
             settings.model_dump(mode="json", exclude={"shrink": {"workers"}}),

@@ -62,11 +62,18 @@ def test_an_equal_network_is_measured_once(tmp_path: Path, monkeypatch) -> None:
 
 def test_a_board_without_times_is_refused_and_macs_need_none(tmp_path: Path) -> None:
     assert _cost(_run("virtual-pi4", tmp_path)) is None
-    for table in ({"members": {"budgets": ["40ms"]}}, {"shrink": {"cost": "ms"}}):
+    asking = (
+        {"members": {"budgets": ["40ms"]}},
+        {"shrink": {"cost": "ms"}},
+        {"cascade": {"ms": 30}},
+    )
+    for table in asking:
         with pytest.raises(UsageError, match="emulated") as caught:
             _cost(_run("virtual-pi4", tmp_path, **table))
         assert "MACs" in caught.value.hint
         assert "cycles" in caught.value.hint
+    told = {"ms": 30, "costs_ms": [10, 20, 30]}
+    assert _cost(_run("virtual-pi4", tmp_path, cascade=told)) is None
     with pytest.raises(UsageError, match="cycles cannot be estimated for host"):
         _cost(_run("host", tmp_path, shrink={"cost": "cycles"}))
 
