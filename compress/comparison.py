@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from . import ddp
 from .baselines import Method, Start, start
 from .cascade import Member, frontier
 from .chooser import Asked, Chooser
-from .config import CompressConfig, Epochs, Positive, Share, Table
+from .config import CompressConfig, Epochs, Positive, Share, Table, Workers
 from .crop_sizes import with_sizes
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
@@ -35,6 +36,7 @@ from .proposal import measure_shrinking
 from .steps import train_base
 from .tasks import ClassifyTask
 from .train import train
+from .trials import find_pool, map_trials
 from .workbook import Done, Workbook, locked
 
 FULL = "edgecompress"
@@ -56,6 +58,8 @@ class ComparisonTable(Table):
         distil: weight of the base's answer in the loss.
         rank_photos: training photos that HRank looks at.
         methods: of single networks; cascades follow from the members.
+        workers: how many seeds run side by side: a number of processes; `auto`, by cores and GPUs;
+            `ray`, over the machines of a Ray cluster.
     """
 
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -74,6 +78,7 @@ class ComparisonTable(Table):
         "member",
         "member-crop",
     )
+    workers: Workers = "auto"
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ def compare(
     Raises:
         InputError: the photos cannot be used.
         UsageError: a budget cannot be met, training diverged, or the folder is in use.
+        EdgeCompressError: a seed's process was lost twice.
     """
     learn, report_on = photos
     if learn.labels != report_on.labels:
@@ -129,11 +135,17 @@ def compare(
             f"{learn.name} and {report_on.name} have different classes",
             "give both the same folders",
         )
-    rows: list[Row] = []
-    for seed in table.seeds:
-        with opened(config, photos, work, seed) as one:
-            rows += _one_seed(one, table)
-    return rows
+    asked = [(config, table, photos, work, seed) for seed in table.seeds]
+    return list(chain(*map_trials(_rows_of, asked, find_pool(table.workers), "seeds")))
+
+
+def _rows_of(
+    asked: tuple[CompressConfig, ComparisonTable, tuple[PhotoSet, PhotoSet], Path, int],
+) -> list[Row]:
+    """One seed's rows. Runs in any process."""
+    config, table, photos, work, seed = asked
+    with opened(config, photos, work, seed) as one:
+        return _one_seed(one, table)
 
 
 @contextmanager

@@ -71,6 +71,7 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Side = Annotated[int, Field(ge=16, le=1024)]
 Epochs = Annotated[int, Field(ge=1)]
+Workers = Literal["auto", "ray"] | Annotated[int, Field(ge=1, le=1024)]
 
 
 def _budget(written: Any) -> float | str:
@@ -230,7 +231,7 @@ class ShrinkTable(Table):
     rate: Positive = 0.5
     cost: Literal["macs", "ms", "cycles"] = "macs"
     search: Annotated[int, Field(ge=0, le=1000)] = 6
-    workers: Literal["auto", "ray"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    workers: Workers = "auto"
 
     @property
     def kept(self) -> tuple[float, ...]:

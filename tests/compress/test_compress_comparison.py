@@ -89,6 +89,11 @@ def test_a_second_run_trains_nothing(compared) -> None:
     assert not [e for e in seen if e.kind == "begin" and e.task.startswith("training")]
 
 
+def test_seeds_side_by_side_give_the_same_rows(compared) -> None:
+    table = compared.table.model_copy(update={"workers": 2})
+    assert compare(compared.config, table, compared.photos, compared.work) == compared.rows
+
+
 def test_another_budget_trains_only_what_is_new(compared) -> None:
     seen: list[events.Event] = []
     table = compared.table.model_copy(update={"seeds": (0,), "budgets": (0.5, 0.7)})
