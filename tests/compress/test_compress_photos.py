@@ -135,6 +135,17 @@ def test_odd_photos_load_and_broken_ones_are_counted(tmp_path: Path) -> None:
     assert (cache.pixels[0].int() - cache.pixels[1].int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png"])
+def test_of_a_moving_picture_the_first_frame_is_seen(name: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (40, 40), color) for color in ((200, 30, 30), (30, 200, 30))]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=100)
+    with Image.open(tmp_path / name) as image:
+        assert getattr(image, "n_frames", 1) == 2
+    photos = PhotoSet("moving", (tmp_path / name,) * 2, (0, 1), ("a", "b"))
+    pixels = load_cache(photos, 32).pixels[0].float().mean((1, 2))
+    assert torch.allclose(pixels, torch.tensor([200.0, 30.0, 30.0]), atol=4)
+
+
 def test_a_set_of_broken_photos_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("no")
     photos = PhotoSet("broken", (tmp_path / "a.jpg",), (0,), ("a", "b"))
