@@ -177,8 +177,9 @@ class PredictorTable(Table):
         cam: `grad` (Grad-CAM), or `plain` (CAM; heads of an average and one linear layer only).
         cam_resolution: side at which the base draws activation maps; larger than the base's own,
             since the map of a 96-pixel photo has 3 x 3 positions.
-        smooth: boxes are drawn round the mean of four maps: of the photo and the mirrored one, at
-            `cam_resolution` and at the base's resolution. Otherwise round one.
+        smooth: boxes are drawn round the mean of six maps: of the photo and the mirrored one, at
+            `cam_resolution`, at the base's resolution and between them. Otherwise round one.
+        guided: while it learns, the predictor also draws the maps and names the class.
         threshold: share of the way from a map's smallest to its largest value from which on it is
             foreground; the paper's is 0.5.
         rate, decay: of AdamW, whatever trains the base.
@@ -192,8 +193,9 @@ class PredictorTable(Table):
     width: Positive | Literal["auto"] = "auto"
     macs: Share = 0.03
     cam: CamKind = "grad"
-    cam_resolution: Side = 192
+    cam_resolution: Side = 256
     smooth: bool = True
+    guided: bool = True
     threshold: Annotated[float, Field(gt=0, lt=1)] = THRESHOLD
     epochs: Epochs = 30
     rate: Positive = 0.003

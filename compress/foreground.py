@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from edgecompress import events
@@ -20,6 +21,7 @@ from .devices import chosen_device, device_of
 from .evaluate import normalise
 from .families import Network
 from .families.predictor import EDGES, ForegroundPredictor
+from .guided import KEPT_SIDE, Guided
 from .learn import Compression, keep_training
 from .loader import PhotoCache, runner_inputs, whole
 from .network import NetworkSpec
@@ -32,6 +34,9 @@ SIZES = (
     (80, 1.25), (96, 1.25), (96, 1.5), (112, 1.5), (128, 1.5), (128, 2.0),
 )  # fmt: skip
 """Resolutions and widths of predictors, by MACs: the two grow together."""
+
+SIDE_STEP = 16
+"""Between the sides at which activation maps are drawn."""
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -54,7 +59,7 @@ def draw_boxes(one: Compression, base: Done) -> Done:
         }
         boxes = {name: found.boxes for name, found in drawn.items()}
         with writing(one.book.path("boxes.pt")) as temporary:
-            torch.save(boxes, temporary)
+            torch.save({**boxes, "maps": drawn["fit"].maps}, temporary)
         edges, held = boxes["fit"], drawn["held"]
         constant = best_constant(edges)
         assert held.mirrored is not None
@@ -74,6 +79,7 @@ def draw_boxes(one: Compression, base: Done) -> Done:
         "smooth": table.smooth,
         "cam": table.cam,
         "threshold": table.threshold,
+        "kept_side": KEPT_SIDE,
     }
     return one.book.step("boxes", inputs, work, ("boxes.pt",), alone=True)
 
@@ -83,15 +89,17 @@ def _sides(one: Compression) -> list[int]:
     table = one.settings.predictor
     if not table.smooth:
         return [table.cam_resolution]
-    return sorted({one.settings.base.resolution, table.cam_resolution})
+    ends = one.settings.base.resolution, table.cam_resolution
+    return sorted({*ends, SIDE_STEP * round(sum(ends) / (2 * SIDE_STEP))})
 
 
 @dataclass(frozen=True)
 class _Drawn:
     """Boxes `[n, 4]` of some photos: those that count, those of the photos as they are, and those
-    of the mirrored photos, turned back."""
+    of the mirrored photos, turned back. The maps `[n, KEPT_SIDE, KEPT_SIDE]` are of the first."""
 
     boxes: Tensor
+    maps: Tensor
     straight: Tensor
     mirrored: Tensor | None
 
@@ -100,7 +108,7 @@ def _cam_boxes(one: Compression, network: Network, cache: PhotoCache, *, mirror:
     table, sides = one.settings.predictor, _sides(one)
     size = max(sides)
     parts = torch.arange(len(cache)).split(64)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    found: list[tuple[Tensor, ...]] = []
     for part in events.track(parts, "drawing boxes by activation maps"):
         device = device_of(network)
         squashed = (cache.squashed(part.tolist(), side).permute(0, 2, 3, 1) for side in sides)
@@ -114,12 +122,13 @@ def _cam_boxes(one: Compression, network: Network, cache: PhotoCache, *, mirror:
         found.append(
             (
                 cam_boxes(both, size, table.threshold).cpu(),
+                F.adaptive_avg_pool2d(both, KEPT_SIDE).cpu(),
                 cam_boxes(maps, size, table.threshold).cpu(),
                 cam_boxes(turned, size, table.threshold).cpu(),
             ),
         )
-    boxes, straight, mirrored = (torch.cat(one) for one in zip(*found, strict=True))
-    return _Drawn(boxes, straight, mirrored if mirror else None)
+    boxes, drawn, straight, mirrored = (torch.cat(one) for one in zip(*found, strict=True))
+    return _Drawn(boxes, drawn, straight, mirrored if mirror else None)
 
 
 def predictor_spec(table: PredictorTable, allowed: float) -> NetworkSpec:
@@ -173,13 +182,16 @@ def train_predictor(one: Compression, boxes: Done) -> Done:
             augment=Augment((0.5, 1.0)),
             kind=table.loss,
             held=Held(held, drawn["held"]),
+            maps=drawn["maps"] if table.guided else None,
         )
         network = one.build(spec)
         assert isinstance(network, ForegroundPredictor)
         network.begin_at(drawn["fit"].mean(0).tolist())
+        learner = Guided(network, len(material.fit.labels)) if table.guided else None
         found = keep_training(
-            one, "predictor", (spec, network), task=task, recipe=recipe, fingerprint=fingerprint
-        )
+            one, "predictor", (spec, network), task=task, recipe=recipe, fingerprint=fingerprint,
+            learner=learner,
+        )  # fmt: skip
         marks = {key: boxes.result[key] for key in ("whole_photo_iou", "constant_iou")}
         told = f"the foreground predictor's mean IoU is {found['held_out']:.3f}"
         if found["held_out"] <= max(marks.values()):
@@ -198,5 +210,6 @@ def train_predictor(one: Compression, boxes: Done) -> Done:
         "recipe": recipe.to_json(),
         "loss": table.loss,
         "start": "mean box",
+        "guided": table.guided,
     }
     return one.book.step("predictor", inputs, work, ("predictor.pt",), ("predictor.checkpoint",))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from edgecompress.files import sha256_file, sha256_json
 
@@ -110,11 +111,17 @@ def keep_training(
     task: ClassifyTask | BoxTask,
     recipe: Recipe,
     fingerprint: str,
+    learner: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Train and keep the network; the measures are of the held-out photos."""
+    """Train and keep the network; the measures are of the held-out photos.
+
+    Args:
+        learner: what is trained, the network being part of it; None: the network itself.
+    """
     spec, network = trained
     checkpoint = one.book.path(f"{name}.checkpoint")
-    outcome = train(network, task, recipe, checkpoint, f"training {name}", identity=fingerprint)
+    taught = network if learner is None else learner
+    outcome = train(taught, task, recipe, checkpoint, f"training {name}", identity=fingerprint)
     with one.book.writing(f"{name}.pt") as temporary:
         save_network(temporary, spec, network)
     return {

@@ -13,8 +13,10 @@ from torch import Generator, Tensor, nn
 from ..runner.spec import Preprocess
 from .augment import ALL, Augment, cut_views, draw_regions, mixing
 from .boxes import BoxLoss, box_loss, iou
-from .devices import placed
+from .devices import device_of, mixed_precision, placed
 from .evaluate import normalise
+from .families.predictor import EDGES
+from .guided import guide_loss, guides_of
 from .loader import PhotoCache
 from .recipe import Recipe
 from .teacher import Teacher, view_key
@@ -174,6 +176,8 @@ class BoxTask:
 
     Attributes:
         boxes: of each photo `[n, 4]`, shares.
+        maps: that they were drawn round `[n, s, s]`, for a `Guided` predictor; None: it learns
+            nothing but boxes.
     """
 
     cache: PhotoCache
@@ -183,6 +187,7 @@ class BoxTask:
     augment: Augment
     kind: BoxLoss
     held: Held
+    maps: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -196,7 +201,11 @@ class BoxTask:
         which the regressor is made."""
         side, own = self.resolution, indices[part]
         regions = draw_regions(indices, self.augment, generator)[part]
-        wanted = view_boxes(self.boxes[own], torch.tensor(regions))
+        seen = torch.tensor(regions)
+        wanted = view_boxes(self.boxes[own], seen)
+        if self.maps is not None:
+            guides = guides_of(self.maps[own], seen, self.cache.targets[own])
+            wanted = torch.cat([wanted, guides], dim=1)
         return lambda: Views(cut_views(self.cache, own, regions, side), wanted, side)
 
     def ready(self, drawn: Views) -> tuple[Tensor, Any]:
@@ -204,12 +213,16 @@ class BoxTask:
         return normalise(drawn.views.permute(0, 2, 3, 1), self.preprocess), drawn.wanted
 
     def loss(self, outputs: Tensor, wanted: Any, recipe: Recipe) -> Tensor:
-        """See `boxes.box_loss`."""
-        return box_loss(outputs, wanted, self.kind)
+        """See `boxes.box_loss`, and `guided.guide_loss`."""
+        loss = box_loss(outputs[:, :EDGES], wanted[:, :EDGES], self.kind)
+        if self.maps is not None:
+            loss = loss + guide_loss(outputs, wanted, recipe.smoothing)
+        return loss
 
     def measure(self, network: nn.Module) -> float:
-        """Mean IoU on the photos held out."""
-        found = run_batched(network, self.held.inputs, self.preprocess)
+        """Mean IoU on the photos held out; in float32, as edges of 8 bits are coarse."""
+        with mixed_precision("float32", device_of(network)):
+            found = run_batched(network, self.held.inputs, self.preprocess)
         return iou(found, self.held.wanted).mean().item()
 
 

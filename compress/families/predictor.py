@@ -78,8 +78,17 @@ class ForegroundPredictor(Network):
         return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """The box. The far edges are a share of what the near ones leave, so that order holds."""
-        shares = torch.sigmoid(self.regressor(x.flatten(1)))
+        """The box."""
+        return self.boxes(self.hidden(x.flatten(1)))
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """The hidden layer `[n, 256]`, of maps in one row each."""
+        return self.regressor[:-1](features)
+
+    def boxes(self, hidden: Tensor) -> Tensor:
+        """Boxes of the hidden layer. The far edges are a share of what the near ones leave, so
+        that order holds."""
+        shares = torch.sigmoid(self.regressor[-1](hidden))
         near, rest = shares[:, :2], shares[:, 2:]
         return torch.cat([near, near + (1 - near) * rest], dim=1)
 

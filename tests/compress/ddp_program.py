@@ -15,7 +15,8 @@ from edgecompress.compress.loader import load_cache, runner_inputs
 from edgecompress.compress.material import IMAGENET_PIXELS, centred
 from edgecompress.compress.photos import image_folder
 from edgecompress.compress.recipe import Recipe
-from edgecompress.compress.tasks import ClassifyTask, Held, Teacher
+from edgecompress.compress.tasks import ClassifyTask, Held
+from edgecompress.compress.teacher import Teacher
 from edgecompress.compress.train import Training, train
 from edgecompress.errors import EdgeCompressError
 

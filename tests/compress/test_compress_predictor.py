@@ -154,7 +154,7 @@ def test_boxes_and_predictor_are_told_with_their_marks(shapes, tmp_path: Path) -
     others = torch.load(tight.book.path("boxes.pt"), weights_only=True)
     assert (others["held"][:, :2] >= boxes["held"][:, :2]).all()
     assert (others["held"][:, 2:] <= boxes["held"][:, 2:]).all()
-    # One map instead of four.
+    # One map instead of six.
     rough, base = _compression(shapes, tmp_path / "rough", smooth=False)
     draw_boxes(rough, base)
     others = torch.load(rough.book.path("boxes.pt"), weights_only=True)

@@ -22,7 +22,8 @@ from edgecompress.compress.material import IMAGENET_PIXELS, centred
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.photos import image_folder
 from edgecompress.compress.recipe import Recipe, learning_rate, side_share
-from edgecompress.compress.tasks import BoxTask, ClassifyTask, Held, Teacher
+from edgecompress.compress.tasks import BoxTask, ClassifyTask, Held
+from edgecompress.compress.teacher import Teacher
 from edgecompress.compress.train import train
 from edgecompress.errors import UsageError
 
