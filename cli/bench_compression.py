@@ -43,6 +43,9 @@ Ship = Annotated[
         " card; a job deploys it with [pretrained] cascade.",
     ),
 ]
+SoFar = Annotated[
+    bool, typer.Option("--so-far", help="Train nothing: table and page of what is there.")
+]
 
 
 def add(app: typer.Typer) -> None:
@@ -52,6 +55,7 @@ def add(app: typer.Typer) -> None:
         epilog=example(
             "edgecompress bench compression examples/imagenette.toml --data DIR",
             "edgecompress bench compression examples/imagenette.toml --seed 0 --method hrank",
+            "edgecompress bench compression examples/imagenette.toml --so-far",
             "edgecompress bench compression examples/imagenette.toml --ship out/shipped/mine",
         ),
     )(_compression)
@@ -67,6 +71,7 @@ def _compression(
     budget: Budgets = None,
     method: Methods = None,
     ship: Ship = None,
+    so_far: SoFar = False,
     quick: Quick = False,
     as_json: Json = False,
 ) -> Any:
@@ -97,7 +102,8 @@ def _compression(
     )
     default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
     with open_workspace(out or default) as space:
-        rows = lead(compare, config, table, (photos[0], photos[1]), space.path("comparison"))
+        work = space.path("comparison")
+        rows = lead(compare, config, table, (photos[0], photos[1]), work, so_far=so_far)
         about = _about(wanted, config, table, rows[0].n)
         told = compression.document(rows, table.headline, about)
         compression.write_document(told, space.path(COMPARISON))
@@ -105,8 +111,7 @@ def _compression(
         compression_page.write_compression(told, space.path("comparison.html"))
         if ship is not None:
             choice = chosen(rows, table.headline)
-            work, picked = space.path("comparison"), choice.row.seed
-            with opened(config, (photos[0], photos[1]), work, picked) as one:
+            with opened(config, (photos[0], photos[1]), work, choice.row.seed) as one:
                 facts = write_light(one, choice, ship, _typed(job, changes | {"ship": [ship]}))
             write_text(ship / CARD, model_card.markdown(facts))
     if not as_json:

@@ -8,7 +8,7 @@ chosen (the members of a cascade, its thresholds, whether to crop) is chosen on 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from edgecompress import events
-from edgecompress.errors import InputError
+from edgecompress.errors import InputError, UsageError
 from edgecompress.files import writing
 
 from . import ddp
@@ -37,7 +37,7 @@ from .steps import train_base
 from .tasks import ClassifyTask
 from .train import train
 from .trials import find_pool, map_trials
-from .workbook import Done, Workbook, locked
+from .workbook import Done, NotDoneError, Workbook, locked
 
 FULL = "edgecompress"
 """The method of what is chosen among cascades and single members."""
@@ -117,12 +117,15 @@ def compare(
     table: ComparisonTable,
     photos: tuple[PhotoSet, PhotoSet],
     work: Path,
+    *,
+    so_far: bool = False,
 ) -> list[Row]:
     """All rows of all seeds; every training is kept in `work` and not done twice.
 
     Args:
         photos: to learn from, and to report on.
         work: one folder a seed is made in it.
+        so_far: train nothing: the rows of what is there.
 
     Raises:
         InputError: the photos cannot be used.
@@ -135,24 +138,47 @@ def compare(
             f"{learn.name} and {report_on.name} have different classes",
             "give both the same folders",
         )
-    asked = [(config, table, photos, work, seed) for seed in table.seeds]
-    return list(chain(*map_trials(_rows_of, asked, find_pool(table.workers), "seeds")))
+    asked = [_Asked(config, table, photos, work, seed, so_far) for seed in table.seeds]
+    rows = list(chain(*map_trials(_rows_of, asked, find_pool(table.workers), "seeds")))
+    if not rows:
+        raise UsageError(f"nothing has been trained in {work} yet", "leave out --so-far")
+    return rows
 
 
-def _rows_of(
-    asked: tuple[CompressConfig, ComparisonTable, tuple[PhotoSet, PhotoSet], Path, int],
-) -> list[Row]:
+@dataclass(frozen=True)
+class _Asked:
+    """One seed of a comparison; see `compare`."""
+
+    config: CompressConfig
+    table: ComparisonTable
+    photos: tuple[PhotoSet, PhotoSet]
+    work: Path
+    seed: int
+    so_far: bool
+
+
+def _rows_of(asked: _Asked) -> list[Row]:
     """One seed's rows. Runs in any process."""
-    config, table, photos, work, seed = asked
-    with opened(config, photos, work, seed) as one:
-        return _one_seed(one, table)
+    with opened(asked.config, asked.photos, asked.work, asked.seed, asked.so_far) as one:
+        try:
+            return _one_seed(one, asked.table)
+        except NotDoneError as missing:
+            events.note(f"seed {asked.seed}: {missing} has not been trained yet")
+            return []
 
 
 @contextmanager
 def opened(
-    config: CompressConfig, photos: tuple[PhotoSet, PhotoSet], work: Path, seed: int
+    config: CompressConfig,
+    photos: tuple[PhotoSet, PhotoSet],
+    work: Path,
+    seed: int,
+    so_far: bool = False,
 ) -> Iterator[Compression]:
     """What a comparison has of one seed, in a folder of its own below `work`, which is locked.
+
+    Args:
+        so_far: what has not been trained yet stays so (`workbook.NotDoneError`).
 
     Raises:
         UsageError: another comparison is working there.
@@ -162,7 +188,7 @@ def opened(
     settings = config.model_copy(update={"seed": seed})
     with ddp.joined(), locked(folder, "comparison"):
         material = gather(settings, learn, report_on, folder)
-        yield Compression(settings, material, Workbook(folder))
+        yield Compression(settings, material, Workbook(folder, reading=so_far))
 
 
 def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
@@ -172,15 +198,19 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
     exponents = measure_shrinking(one, base).result["exponents"]
     predictor = None
     if "member-crop" in table.methods:
-        predictor = train_predictor(one, draw_boxes(one, base))
-        one, _ = with_sizes(one, predictor)
+        with suppress(NotDoneError):
+            predictor = train_predictor(one, draw_boxes(one, base))
+            one, _ = with_sizes(one, predictor)
     for method in table.methods:
+        if method == "member-crop" and predictor is None:
+            continue
         for budget in table.members if method.startswith("member") else table.budgets:
             name = f"{method}-{round(1000 * budget):04d}"
-            done[name] = _fine_tune(
-                one, name, method, budget, table, exponents=exponents, base=base,
-                predictor=predictor if method == "member-crop" else None,
-            )  # fmt: skip
+            with suppress(NotDoneError):
+                done[name] = _fine_tune(
+                    one, name, method, budget, table, exponents=exponents, base=base,
+                    predictor=predictor if method == "member-crop" else None,
+                )  # fmt: skip
     answers = {name: Answers.read(one.book.path(f"{name}.npz")) for name in done}
     maker = _Rows(one, table, done, answers, held, val)
     return maker.all()

@@ -18,7 +18,7 @@ from .material import Material
 from .network import NetworkSpec
 from .train import Recipe
 from .trials import find_pool, map_trials
-from .workbook import Done, Workbook
+from .workbook import Done, NotDoneError, Workbook
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def run_trials(one: Compression, trials: Sequence[Trial], label: str) -> list[Do
     Raises:
         UsageError: a training diverged, or the pool cannot be had.
         EdgeCompressError: a trial was lost twice.
+        NotDoneError: one has not been trained, and the work folder is only read.
     """
     setup = _setup(one)
     _kept.clear()
@@ -81,6 +82,8 @@ def run_trials(one: Compression, trials: Sequence[Trial], label: str) -> list[Do
     pool = find_pool(one.settings.shrink.workers)
     alone = pool.workers == 1 and not pool.ray
     missing = [trial for trial in trials if _record(one, trial) is None]
+    if missing and one.book.reading:
+        raise NotDoneError(missing[0].name)
     if missing and not alone and one.material.shards is not None:
         _ = one.material.fit_cache  # written once, before all workers map it
     try:

@@ -59,11 +59,20 @@ class Done:
     result: dict[str, Any]
 
 
+class NotDoneError(Exception):
+    """A step that was only to be read has not been done; the text is its name."""
+
+
 @dataclass(frozen=True)
 class Workbook:
-    """The work folder. Artefacts of a step lie beside its JSON file."""
+    """The work folder. Artefacts of a step lie beside its JSON file.
+
+    Attributes:
+        reading: no step is done that is not there.
+    """
 
     folder: Path
+    reading: bool = False
 
     def path(self, name: str) -> Path:
         """An artefact's path."""
@@ -99,10 +108,15 @@ class Workbook:
             scratch: file names that are of no use once the step is recorded.
             alone: of torchrun's processes only the first one works, and the others wait. Else all
                 of them do, and what they write goes through `writing`.
+
+        Raises:
+            NotDoneError: it is not there, and the book is only read.
         """
         done = self.kept(name, inputs, artefacts)
         if done is not None:
             return done
+        if self.reading:
+            raise NotDoneError(name)
         fingerprint = sha256_json([name, inputs])
         result = ddp.decided(lambda: work(fingerprint)) if alone else work(fingerprint)
 

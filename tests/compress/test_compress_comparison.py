@@ -94,6 +94,22 @@ def test_seeds_side_by_side_give_the_same_rows(compared) -> None:
     assert compare(compared.config, table, compared.photos, compared.work) == compared.rows
 
 
+def test_so_far_shows_what_is_there_and_trains_nothing(compared, tmp_path: Path) -> None:
+    wider = {"seeds": (0, 1, 7), "budgets": (0.5, 0.65), "members": (0.3, 0.45, 1.0)}
+    table = compared.table.model_copy(update=wider)
+    seen: list[events.Event] = []
+    with events.listening(seen.append):
+        rows = compare(compared.config, table, compared.photos, compared.work, so_far=True)
+    assert not [e for e in seen if e.kind == "begin" and e.task.startswith("training")]
+    assert [row for row in rows if row.budget != 0.65] == compared.rows
+    # Members that are there make cascades within any budget.
+    assert {row.method for row in rows if row.budget == 0.65} >= {"member", "cascade"}
+    assert any("seed 7: base has not been trained" in e.text for e in seen)
+    with pytest.raises(UsageError, match="nothing has been trained") as caught:
+        compare(compared.config, table, compared.photos, tmp_path, so_far=True)
+    assert "--so-far" in caught.value.hint
+
+
 def test_another_budget_trains_only_what_is_new(compared) -> None:
     seen: list[events.Event] = []
     table = compared.table.model_copy(update={"seeds": (0,), "budgets": (0.5, 0.7)})
