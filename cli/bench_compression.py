@@ -112,7 +112,9 @@ def _compression(
         if ship is not None:
             choice = chosen(rows, table.headline)
             with opened(config, (photos[0], photos[1]), work, choice.row.seed) as one:
-                facts = write_light(one, choice, ship, _typed(job, changes | {"ship": [ship]}))
+                facts = write_light(
+                    one, choice, table, ship, _typed(job, changes | {"ship": [ship]})
+                )
             write_text(ship / CARD, model_card.markdown(facts))
     if not as_json:
         columns = ["budget", "method", ">MACs a photo", ">of the base", ">top-1"]

@@ -14,7 +14,7 @@ from edgecompress.errors import UsageError
 from edgecompress.files import building, write_json
 
 from ..runner.spec import Cascade, Predictor, Stage, cascade_from_json
-from .comparison import FULL, PREDICTOR, Row
+from .comparison import FULL, PREDICTOR, ComparisonTable, Row
 from .crop_sizes import kept_sizes
 from .evaluate import evaluate
 from .families import Network
@@ -87,10 +87,13 @@ def as_cascade(one: Compression, row: Row, name: str) -> tuple[Cascade, dict[str
     return cascade, networks
 
 
-def ship(one: Compression, choice: Choice, out: Path, command: str) -> dict[str, Any]:
+def ship(
+    one: Compression, choice: Choice, table: ComparisonTable, out: Path, command: str
+) -> dict[str, Any]:
     """Write a light folder, whole or not at all, and measure what is in it.
 
     Args:
+        table: of the comparison that chose.
         out: the folder; its name is the cascade's.
         command: what the user typed, for the model card.
 
@@ -134,6 +137,7 @@ def ship(one: Compression, choice: Choice, out: Path, command: str) -> dict[str,
             },
             "bytes": sum(path.stat().st_size for path in folder.glob("*.pt")),
             "config": settings.model_dump(mode="json"),
+            "comparison": table.model_dump(mode="json", exclude={"workers"}),
         }
         write_json(folder / FACTS, facts)
     return facts

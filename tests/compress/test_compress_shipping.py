@@ -32,7 +32,9 @@ def test_what_is_shipped_is_what_was_compared(compared, tmp_path: Path, kind: st
     choice = chosen([*own, *(r for r in compared.rows if r.method == "base")], 0.6, method=kind)
     out = tmp_path / "mine"
     with opened(compared.config, compared.photos, compared.work, 0) as one:
-        facts = ship(one, choice, out, "edgecompress bench compression mine.toml --ship mine")
+        facts = ship(
+            one, choice, compared.table, out, "edgecompress bench compression mine.toml --ship mine"
+        )
     n = len(compared.photos[1])
     # Half precision may turn a photo on the edge, no more.
     assert facts["cascade"]["top1"] == pytest.approx(choice.row.top1, abs=1.01 / n)
@@ -51,7 +53,7 @@ def test_what_is_shipped_is_what_was_compared(compared, tmp_path: Path, kind: st
 def test_half_precision_halves_the_weights(compared, tmp_path: Path):
     choice = chosen(_of_one_seed(compared), 0.6)
     with opened(compared.config, compared.photos, compared.work, 0) as one:
-        ship(one, choice, tmp_path / "light", "a command")
+        ship(one, choice, compared.table, tmp_path / "light", "a command")
     name = choice.row.networks[0]
     full = (compared.work / "seed0" / f"{name}.pt").stat().st_size
     assert (tmp_path / "light" / f"{name}.pt").stat().st_size < 0.65 * full
@@ -79,12 +81,8 @@ def test_a_cascade_is_named_or_a_folder(tmp_path: Path) -> None:
 
 def test_weights_of_another_network(compared, tmp_path: Path) -> None:
     with opened(compared.config, compared.photos, compared.work, 0) as one:
-        ship(
-            one,
-            chosen(_of_one_seed(compared), 0.6),
-            tmp_path / "light",
-            "a command",
-        )
+        choice = chosen(_of_one_seed(compared), 0.6)
+        ship(one, choice, compared.table, tmp_path / "light", "a command")
     description = tmp_path / "light" / "cascade.json"
     value = json.loads(description.read_text())
     value["stages"][0]["resolution"] += 8
