@@ -13,9 +13,9 @@ import numpy as np
 
 from edgecompress.errors import UsageError
 
-from ..runner.cascade import combine, confidence
+from ..runner.cascade import combine, confidence, softmax
 from .likelihood import fit_alpha, fit_temperature
-from .thresholds import Judged, Solved, descend, solve
+from .thresholds import Judged, Solved, descend, likeliest, solve
 
 LEARNED = "learned"
 Alpha = float | Literal["learned"]
@@ -127,7 +127,23 @@ def _judge(
         for logits, temperature in zip(running[:-1], point.temperatures[:-1], strict=True)
     ]
     right = np.stack([logits.argmax(axis=1) == targets for logits in running])
-    return Judged(np.array(sure).reshape(-1, len(targets)), right, costs)
+    chance = np.stack(
+        [
+            softmax(logits / temperature)[np.arange(len(targets)), targets]
+            for logits, temperature in zip(running, point.temperatures, strict=True)
+        ]
+    )
+    return Judged(np.array(sure).reshape(-1, len(targets)), right, costs, chance)
+
+
+def mean_chance(members: Sequence[Member], targets: np.ndarray, point: OperatingPoint) -> float:
+    """The probability that a setting gives to the targets, on average (see `likeliest_within`)."""
+    own = _chosen(members, point.members)
+    costs = _costs(own, 0, "macs")
+    assert costs is not None
+    judged = _judge(own, targets, point, costs)
+    assert judged.chance is not None
+    return float(judged.chance[judged.stage(point.thresholds), np.arange(len(targets))].mean())
 
 
 def answers(
@@ -201,23 +217,76 @@ def sweep(
         sizes: how many of the members a cascade may have; by default it has all of them.
         cost: what thresholds are solved for; `ms` needs every member's.
     """
+    ways = each_way(
+        members, targets, criterion=criterion, fixed=fixed, alphas=alphas, sizes=sizes, cost=cost,
+        fixed_ms=fixed_ms,
+    )  # fmt: skip
+    return [way.point(one) for way in ways for one in solve(way.judged)]
+
+
+def likeliest_within(
+    members: Sequence[Member],
+    targets: np.ndarray,
+    limit: float,
+    *,
+    criterion: str,
+    fixed: int = 0,
+    alphas: Sequence[Alpha] = ALPHAS,
+    sizes: Collection[int] | None = None,
+    cost: Cost = "macs",
+    fixed_ms: float = 0.0,
+) -> OperatingPoint | None:
+    """Of all that `sweep` tries, at most `limit` a photo: what gives the targets the largest mean
+    probability, each answer with its temperature. None where nothing costs as little.
+
+    The mean probability follows accuracy, and chance moves it less: every photo counts with how
+    sure the answer was, not with 0 or 1. On a thousand photos the most accurate thresholds are
+    often lucky ones, and lie far below the cost that is allowed.
+    """
+    ways = each_way(
+        members, targets, criterion=criterion, fixed=fixed, alphas=alphas, sizes=sizes, cost=cost,
+        fixed_ms=fixed_ms,
+    )  # fmt: skip
+    n = len(targets)
+    best: tuple[float, float, OperatingPoint] | None = None
+    for way in ways:
+        found = likeliest(way.judged, limit * n)
+        if found is not None and (best is None or (found[0], -found[1].cost) > best[:2]):
+            best = found[0], -found[1].cost, way.point(found[1])
+    return None if best is None else best[2]
+
+
+def each_way(
+    members: Sequence[Member],
+    targets: np.ndarray,
+    *,
+    criterion: str,
+    fixed: int,
+    alphas: Sequence[Alpha],
+    sizes: Collection[int] | None,
+    cost: Cost,
+    fixed_ms: float,
+) -> Iterator[_Way]:
+    """The ways to answer that `sweep` tries."""
     criteria = CRITERIA if criterion == AUTO else (criterion,)
+    photos = np.arange(len(targets))
 
     def last_logits(places: tuple[int, ...], alpha: float | None) -> np.ndarray:
         own = _chosen(members, places)
         return running_logits(own, alpha=alpha or 0.0, accumulate=alpha is not None)[-1]
 
     @cache
-    def named(places: tuple[int, ...], alpha: float | None) -> tuple[float, np.ndarray]:
-        """Temperature and right answers of the last of some members."""
+    def named(places: tuple[int, ...], alpha: float | None) -> tuple[float, np.ndarray, np.ndarray]:
+        """Temperature, right answers and the targets' chances of the last of some members."""
         logits = last_logits(places, alpha)
-        return round(fit_temperature(logits, targets), 4), logits.argmax(axis=1) == targets
+        temperature = round(fit_temperature(logits, targets), 4)
+        chance = softmax(logits / temperature)[photos, targets]
+        return temperature, logits.argmax(axis=1) == targets, chance
 
     @cache
     def sure(places: tuple[int, ...], alpha: float | None, criterion: str) -> np.ndarray:
         return confidence(last_logits(places, alpha), criterion, named(places, alpha)[0])
 
-    points = []
     for places in _selections(len(members), sizes):
         own = _chosen(members, places)
         macs, ms = _costs(own, fixed, "macs"), _costs(own, fixed_ms, "ms")
@@ -233,18 +302,19 @@ def sweep(
                 for k, place in enumerate(places)
             ]
             right = np.stack([named(*stage)[1] for stage in stages])
+            chance = np.stack([named(*stage)[2] for stage in stages])
             for name in criteria if len(places) > 1 else criteria[:1]:
                 known = [sure(*stage, name) for stage in stages[:-1]]
-                judged = Judged(np.array(known).reshape(-1, len(targets)), right, costs)
-                way = _Way(
+                yield _Way(
+                    judged=Judged(np.array(known).reshape(-1, len(targets)), right, costs, chance),
+                    macs=macs,
+                    ms=ms,
                     temperatures=tuple(named(*stage)[0] for stage in stages),
                     alpha=alpha,
                     learned=learned,
                     criterion=name,
                     members=None if sizes is None else places,
                 )
-                points += [way.point(one, macs, ms) for one in solve(judged)]
-    return points
 
 
 def _selections(count: int, sizes: Collection[int] | None) -> Iterator[tuple[int, ...]]:
@@ -269,15 +339,23 @@ def _ways(
 
 @dataclass(frozen=True)
 class _Way:
-    """All of a point but its thresholds; an alpha of None replaces logits."""
+    """All of a point but its thresholds; an alpha of None replaces logits.
 
+    Attributes:
+        judged: its stages on the photos.
+        macs, ms: of a photo that each stage answers `[stages]`.
+    """
+
+    judged: Judged
+    macs: np.ndarray
+    ms: np.ndarray | None
     temperatures: tuple[float, ...]
     alpha: float | None
     learned: bool
     criterion: str
     members: tuple[int, ...] | None
 
-    def point(self, solved: Solved, macs: np.ndarray, ms: np.ndarray | None) -> OperatingPoint:
+    def point(self, solved: Solved) -> OperatingPoint:
         n = sum(solved.hits)
         return OperatingPoint(
             thresholds=solved.thresholds,
@@ -285,12 +363,12 @@ class _Way:
             accumulate=self.alpha is not None,
             alpha=1.0 if self.alpha is None else self.alpha,
             top1=solved.right / n,
-            mean_macs=float(macs @ solved.hits) / n,
+            mean_macs=float(self.macs @ solved.hits) / n,
             hit_rates=tuple(count / n for count in solved.hits),
             criterion=self.criterion,
             members=self.members,
             learned=self.learned,
-            mean_ms=None if ms is None else float(ms @ solved.hits) / n,
+            mean_ms=None if self.ms is None else float(self.ms @ solved.hits) / n,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from .cascade import (
     apply,
     choose,
     frontier,
+    likeliest_within,
     refine,
     sweep,
 )
@@ -81,18 +83,24 @@ class Chooser:
             return "macs"
         return self.cost if self.ms is None else "ms"
 
+    @property
+    def limit(self) -> float | None:
+        """The cost that is allowed, where one is."""
+        return self.macs if self.ms is None else self.ms
+
     def sweep(self, asked: Asked) -> list[OperatingPoint]:
         """All points that are tried."""
-        return sweep(
-            asked.members,
-            asked.targets,
-            criterion=self.criterion,
-            fixed=asked.fixed,
-            alphas=self.alphas,
-            sizes=self.sizes,
-            cost=self.saved,
-            fixed_ms=asked.fixed_ms,
-        )
+        return sweep(asked.members, asked.targets, **self._tried(asked))
+
+    def _tried(self, asked: Asked) -> dict[str, Any]:
+        return {
+            "criterion": self.criterion,
+            "fixed": asked.fixed,
+            "alphas": self.alphas,
+            "sizes": self.sizes,
+            "cost": self.saved,
+            "fixed_ms": asked.fixed_ms,
+        }
 
     def within(self, limit: float) -> Chooser:
         """One that wants the most accurate cascade of at most this cost."""
@@ -104,11 +112,18 @@ class Chooser:
         return replace(self, macs=None, ms=None, top1=top1, cost=self.saved)
 
     def choose(self, points: Sequence[OperatingPoint], asked: Asked) -> OperatingPoint:
-        """The point that is wanted, its thresholds moved to where they are best.
+        """The point that is wanted: within a cost the likeliest (`cascade.likeliest_within`); else
+        one of `points`, its thresholds moved to where they are best.
 
         Raises:
             UsageError: no point is what is wanted.
         """
+        if self.limit is not None:
+            within = likeliest_within(
+                asked.members, asked.targets, self.limit, **self._tried(asked)
+            )
+            if within is not None:
+                return within
         point = choose(
             points, macs=self.macs, top1=self.top1, slack=self.slack, ms=self.ms, cost=self.cost
         )
@@ -119,7 +134,7 @@ class Chooser:
             fixed=asked.fixed,
             fixed_ms=asked.fixed_ms,
             cost=self.saved,
-            limit=self.macs if self.ms is None else self.ms,
+            limit=self.limit,
         )
 
     def best_of_each_way(self, points: Sequence[OperatingPoint]) -> list[OperatingPoint]:

@@ -21,15 +21,17 @@ from edgecompress import events
 from edgecompress.errors import InputError, UsageError
 from edgecompress.files import writing
 
+from ..runner.cascade import softmax
 from . import ddp
 from .baselines import Method, Start, start
-from .cascade import Member, frontier
+from .cascade import Member, frontier, mean_chance
 from .chooser import Asked, Chooser
 from .config import CompressConfig, Epochs, Positive, Share, Table, Workers
 from .crop_sizes import with_sizes
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
 from .learn import Compression, teaching
+from .likelihood import fit_temperature
 from .material import centred, gather
 from .photos import PhotoSet, photos_fingerprint
 from .proposal import measure_shrinking
@@ -90,7 +92,8 @@ class Row:
         budget: share of the base's MACs that was allowed; 1 for the base itself.
         macs: a photo, on average, on the validation photos; a predictor's included.
         top1: on the validation photos.
-        held_out: top-1 on the photos held out.
+        held_out: top-1 on the photos held out; `chance`: the mean probability that it gives to
+            their classes, by which the best of several is chosen.
         n: validation photos.
         networks: names of the networks in it, in order; each has its logits in `NAME.npz`.
         point: of a cascade, its thresholds and what else was chosen.
@@ -105,6 +108,7 @@ class Row:
     n: int
     networks: tuple[str, ...]
     point: dict[str, Any] | None = None
+    chance: float = 0.0
 
     @property
     def cropped(self) -> bool:
@@ -365,13 +369,13 @@ class _Rows:
             names = [name for name in names if name in self.done]
             fitting = [n for n in names if self.cost(n) <= budget * self.base_macs]
             if fitting:
-                best = max(fitting, key=lambda name: _top1(self.answers[name].held, self.held))
-                candidates.append(self.single(kind, budget, best))
+                singles = [self.single(kind, budget, name) for name in fitting]
+                candidates.append(max(singles, key=lambda row: (row.chance, -row.macs)))
             cascade = self.cascade(title, budget, names)
             candidates += [cascade] if cascade else []
         rows += candidates
         if candidates:
-            best = max(candidates, key=lambda row: (row.held_out, -row.macs))
+            best = max(candidates, key=lambda row: (row.chance, -row.macs))
             rows.append(Row(**{**_fields(best), "method": FULL}))
         return rows
 
@@ -390,6 +394,7 @@ class _Rows:
             held_out=_top1(answers.held, self.held),
             n=len(self.val),
             networks=(name,),
+            chance=_chance(answers.held, self.held),
         )
 
     def cascade(self, method: str, budget: float, names: Sequence[str]) -> Row | None:
@@ -415,6 +420,7 @@ class _Rows:
             n=len(self.val),
             networks=tuple(names[place] for place in point.members or range(len(names))),
             point=asdict(told),
+            chance=mean_chance(held.members, held.targets, point),
         )
 
     def asked(self, names: Sequence[str], kind: Literal["held", "val"]) -> Asked:
@@ -428,6 +434,12 @@ class _Rows:
 
 def _top1(logits: np.ndarray, targets: np.ndarray) -> float:
     return float((logits.argmax(1) == targets).mean())
+
+
+def _chance(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The mean probability of the targets, at the likeliest temperature."""
+    chances = softmax(logits / fit_temperature(logits, targets))
+    return float(chances[np.arange(len(targets)), targets].mean())
 
 
 def _fields(row: Row) -> dict[str, Any]:

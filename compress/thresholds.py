@@ -27,11 +27,13 @@ class Judged:
         sure: confidence of each stage but the last `[stages - 1, n]`, from 0 to 1.
         right: whether its first class is the target `[stages, n]`.
         cost: of a photo that this stage answers, ascending `[stages]`.
+        chance: probability that it gives to the target `[stages, n]`; None: 1 where it is right.
     """
 
     sure: np.ndarray
     right: np.ndarray
     cost: np.ndarray
+    chance: np.ndarray | None = None
 
     def stage(self, thresholds: Sequence[float]) -> np.ndarray:
         """Which stage answers each photo, `[n]`."""
@@ -93,6 +95,39 @@ def solve(judged: Judged, cells: int = CELLS) -> list[Solved]:
     ]  # fmt: skip
 
 
+def likeliest(judged: Judged, limit: float, cells: int = CELLS) -> tuple[float, Solved] | None:
+    """The thresholds of at most a cost of all photos that give the targets the largest chances,
+    summed, and that sum; None where even the cheapest cost more.
+
+    Args:
+        cells: as of `solve`.
+    """
+    stages, n = judged.right.shape
+    weights = judged.right.astype(float) if judged.chance is None else judged.chance
+    if stages == 1:
+        (alone,) = solve(judged)
+        return (float(weights.sum()), alone) if alone.cost <= limit else None
+    tried = [
+        candidates(sure, max(3, int(cells ** (1 / (stages - 1)) + 1e-9))) for sure in judged.sure
+    ]
+    chance, hits = _count(judged, tried, weights)
+    cost = sum(
+        (one * price for one, price in zip(hits, judged.cost, strict=True)), np.zeros(chance.shape)
+    )
+    within = cost <= limit
+    if not within.any():
+        return None
+    best = chance[within].max()
+    # Of equal chances, but for rounding, the cheapest.
+    equal = within & (chance >= best - 1e-9 * n)
+    place = np.unravel_index(np.where(equal, cost, np.inf).argmin(), cost.shape)
+    thresholds = tuple(float(one[i]) for one, i in zip(tried, place, strict=True))
+    stage = judged.stage(thresholds)
+    right = int(judged.right[stage, np.arange(n)].sum())
+    answered = tuple(np.bincount(stage, minlength=stages).tolist())
+    return float(chance[place]), Solved(thresholds, right, float(cost[place]), answered)
+
+
 def candidates(sure: np.ndarray, most: int) -> np.ndarray:
     """Thresholds that let through from all photos to none, ascending, `most` of them or fewer.
 
@@ -109,26 +144,36 @@ def candidates(sure: np.ndarray, most: int) -> np.ndarray:
     return np.concatenate([[0.0], middles[middles > 0], [NONE]])
 
 
-def _count(judged: Judged, tried: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """At each combination of thresholds: photos named rightly, and those that each stage answers
-    (of which axes that do not matter have length 1)."""
+def _count(
+    judged: Judged, tried: Sequence[np.ndarray], weights: np.ndarray | None = None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """At each combination of thresholds: photos named rightly (or, of all photos, the sum of
+    `weights` `[stages, n]`), and those that each stage answers (of which axes that do not matter
+    have length 1)."""
     shape = tuple(len(one) for one in tried)
     bins = [
         one.searchsorted(sure, "right") - 1 for one, sure in zip(tried, judged.sure, strict=True)
     ]
-    right, hits = np.zeros(shape, np.int64), []
+    right = np.zeros(shape, np.int64 if weights is None else float)
+    hits = []
     for stage, named in enumerate(judged.right):
         axes = min(stage + 1, len(shape))
         index = np.asarray(np.ravel_multi_index(tuple(bins[:axes]), shape[:axes]))
         open_ends = (...,) + (None,) * (len(shape) - axes)
-        right += _answered(index[named], shape[:axes], stage)[open_ends]
+        if weights is None:
+            right += _answered(index[named], shape[:axes], stage)[open_ends]
+        else:
+            right += _answered(index, shape[:axes], stage, weights[stage])[open_ends]
         hits.append(_answered(index, shape[:axes], stage)[open_ends])
     return right, hits
 
 
-def _answered(index: np.ndarray, shape: tuple[int, ...], stage: int) -> np.ndarray:
-    """How many of the photos a stage answers: below the thresholds before, at or above its own."""
-    count = np.bincount(index, minlength=int(np.prod(shape))).reshape(shape)
+def _answered(
+    index: np.ndarray, shape: tuple[int, ...], stage: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """How many of the photos (or what sum of their weights) a stage answers: below the thresholds
+    before, at or above its own."""
+    count = np.bincount(index, weights, int(np.prod(shape))).reshape(shape)
     for axis in range(len(shape)):
         if axis == stage:
             count = np.flip(np.flip(count, axis).cumsum(axis), axis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecompress.compress.likelihood import fit_alpha, fit_temperature
-from edgecompress.compress.thresholds import NONE, Judged, Solved, candidates, descend, solve
+from edgecompress.compress.thresholds import (
+    NONE,
+    Judged,
+    Solved,
+    candidates,
+    descend,
+    likeliest,
+    solve,
+)
 from edgecompress.runner.cascade import softmax
 
 
@@ -59,6 +68,35 @@ def test_no_combination_is_better_than_the_solved_ones(
         stage = judged.stage(one.thresholds)
         assert one.hits == tuple(np.bincount(stage, minlength=stages))
         assert one.right == judged.right[stage, np.arange(n)].sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 9), st.integers(1, 5), st.floats(0, 2)
+)
+def test_no_thresholds_within_a_cost_are_likelier(
+    seed: int, stages: int, n: int, levels: int, share: float
+) -> None:
+    chance = np.random.default_rng(seed).random((stages, n))
+    judged = replace(_judged(seed, stages, n, levels), chance=chance)
+    limit = share * n * float(judged.cost.mean())
+    tried = []
+    for thresholds in itertools.product(*([0.0, *set(row.tolist()), NONE] for row in judged.sure)):
+        stage = judged.stage(thresholds)
+        tried.append((chance[stage, np.arange(n)].sum(), judged.cost[stage].sum()))
+    allowed = [total for total, cost in tried if cost <= limit]
+    found = likeliest(judged, limit)
+    if found is None:
+        assert not allowed
+        return
+    total, solved = found
+    stage = judged.stage(solved.thresholds)
+    assert total == pytest.approx(max(allowed))
+    assert total == pytest.approx(chance[stage, np.arange(n)].sum())
+    assert solved.cost == pytest.approx(judged.cost[stage].sum())
+    assert solved.cost <= limit
+    assert solved.right == judged.right[stage, np.arange(n)].sum()
+    assert solved.hits == tuple(np.bincount(stage, minlength=stages))
 
 
 @settings(max_examples=25, deadline=None)
