@@ -439,29 +439,21 @@ def refine(
     fixed: int = 0,
     fixed_ms: float = 0.0,
     cost: Cost = "macs",
-    limit: float | None = None,
 ) -> OperatingPoint:
-    """The same members and logits with thresholds moved one by one to where they are best.
+    """The same members and logits with thresholds moved one by one to where they are as accurate
+    and cheapest.
 
     `sweep` tries all thresholds of two members, and an even choice of three members' or more.
-
-    Args:
-        limit: the most accurate within this cost a photo, which `point` must meet; None: the
-            cheapest that is as accurate as `point`.
     """
     own = _chosen(members, point.members)
     costs = _costs(own, fixed if cost == "macs" else fixed_ms, cost)
     if costs is None or len(own) < 3:
         return point
     judged = _judge(own, targets, point, costs)
-    n = len(targets)
-    right = round(point.top1 * n)
+    right = round(point.top1 * len(targets))
     stage = judged.stage(point.thresholds)
     hits = tuple(np.bincount(stage, minlength=len(own)).tolist())
     start = Solved(point.thresholds, right, float(costs @ hits), hits)
-    if limit is None:
-        best = descend(judged, start, right=right)
-    else:
-        best = descend(judged, start, cost=limit * n)
+    best = descend(judged, start, right)
     moved = replace(point, thresholds=best.thresholds)
     return apply(members, targets, moved, fixed=fixed, fixed_ms=fixed_ms)

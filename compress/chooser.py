@@ -118,15 +118,13 @@ class Chooser:
         Raises:
             UsageError: no point is what is wanted.
         """
-        if self.limit is not None:
-            within = likeliest_within(
-                asked.members, asked.targets, self.limit, **self._tried(asked)
-            )
-            if within is not None:
-                return within
         point = choose(
             points, macs=self.macs, top1=self.top1, slack=self.slack, ms=self.ms, cost=self.cost
         )
+        tried = self._tried(asked)
+        if self.limit is not None:
+            within = likeliest_within(asked.members, asked.targets, self.limit, **tried)
+            return within or point
         return refine(
             asked.members,
             asked.targets,
@@ -134,7 +132,6 @@ class Chooser:
             fixed=asked.fixed,
             fixed_ms=asked.fixed_ms,
             cost=self.saved,
-            limit=self.limit,
         )
 
     def best_of_each_way(self, points: Sequence[OperatingPoint]) -> list[OperatingPoint]:

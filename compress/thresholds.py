@@ -182,18 +182,11 @@ def _answered(
     return count
 
 
-def descend(
-    judged: Judged,
-    start: Solved,
-    *,
-    cost: float | None = None,
-    right: int | None = None,
-) -> Solved:
-    """Better thresholds next to some: one at a time, exactly, until none can be moved.
+def descend(judged: Judged, start: Solved, right: int) -> Solved:
+    """Cheaper thresholds next to some: one at a time, exactly, until none can be moved.
 
     Args:
-        cost: the most accurate ones of at most this cost of all photos. Or
-        right: the cheapest ones that name at least so many photos rightly.
+        right: photos that are to be named rightly, at least.
 
     Returns:
         No worse than `start`, which must meet the condition.
@@ -201,9 +194,7 @@ def descend(
 
     def rank(named: np.ndarray, paid: np.ndarray) -> np.ndarray:
         """Places from the worst to the best; those that break the condition first."""
-        if cost is not None:
-            return np.lexsort((-paid, np.where(paid <= cost, named, -1)))
-        return np.lexsort((named, -np.where(named >= (right or 0), paid, np.inf)))
+        return np.lexsort((named, -np.where(named >= right, paid, np.inf)))
 
     best = start
     while True:
