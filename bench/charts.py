@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -245,6 +246,18 @@ def padded(low: float, high: float, share: float) -> tuple[float, float]:
     """An axis a little longer than what is on it, and never of no length."""
     room = (high - low) * share if high > low else max(abs(high) * 0.05, 0.05)
     return low - room, high + room
+
+
+def rounded(low: float, high: float) -> tuple[float, float]:
+    """An axis from or below `low` to or above `high` whose quarters are round numbers."""
+    span = max(high - low, 1e-9) / 4
+    scale = 10 ** math.floor(math.log10(span))
+    for share in (1, 1.5, 2, 2.5, 4, 5, 7.5, 10, 15, 20):
+        step = share * scale
+        first = math.floor(low / scale + 1e-9) * scale
+        if first + 4 * step >= high - 1e-9 * step:
+            return first, first + 4 * step
+    raise AssertionError("a span of twenty units has four steps of twenty")
 
 
 def drawing(width: int, height: int, title: str, description: str, parts: list[Markup]) -> Markup:

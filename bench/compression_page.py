@@ -39,14 +39,16 @@ def page_values(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def plot(lines: Sequence[Line]) -> Markup:
     """Top-1 over MACs a photo, a line a method, bars of one standard deviation between seeds."""
-    drawn = [line for line in lines if line.method != "base-longer"]
+    drawn = list(lines)
     if not drawn:
         return Markup("")
     ends = [(line.top1 - (line.spread or 0), line.top1 + (line.spread or 0)) for line in drawn]
-    x_high = max(line.macs for line in drawn) * 1.04
-    y_low, y_high = charts.padded(min(a for a, _ in ends), max(b for _, b in ends), 0.1)
+    x_high = charts.rounded(0, max(line.macs for line in drawn) * 1.005)[1]
+    y_low, y_high = charts.rounded(
+        max(0.0, min(low for low, _ in ends)), min(1.0, max(high for _, high in ends))
+    )
     axes = charts.Axes(
-        0, x_high, max(0.0, y_low), min(1.0, y_high),
+        0, x_high, y_low, y_high,
         _LEFT, charts.WIDTH - _RIGHT, _TOP, _TOP + _HEIGHT,
     )  # fmt: skip
     parts = charts.macs_grid(axes, "top-1")
@@ -57,13 +59,20 @@ def plot(lines: Sequence[Line]) -> Markup:
     for index, method in enumerate(methods):
         y = _TOP + 8 + index * 24
         parts += _mark(charts.WIDTH - _RIGHT + 24, y, index, method)
-        parts.append(charts.words(charts.WIDTH - _RIGHT + 40, y + 5, title(method), "tick"))
+        parts.append(charts.words(charts.WIDTH - _RIGHT + 40, y + 5, _short(method), "tick"))
     told = "; ".join(
         f"{title(line.method)} {text.percent(line.top1)} at {text.macs(line.macs)} MACs"
         for line in drawn
     )
     bottom = max(_TOP + _HEIGHT + 54, _TOP + 8 + len(methods) * 24)
     return charts.drawing(charts.WIDTH, bottom, "Accuracy against computation", told, parts)
+
+
+def _short(method: str) -> str:
+    """A title that has room beside a drawing."""
+    if method == "base-longer":
+        return f"{title('base')}, trained on"
+    return title(method).split(" (")[0]
 
 
 def _series(axes: charts.Axes, own: Sequence[Line], index: int) -> list[Markup]:
@@ -89,7 +98,7 @@ def _series(axes: charts.Axes, own: Sequence[Line], index: int) -> list[Markup]:
 def _mark(x: float, y: float, index: int, method: str) -> list[Markup]:
     """A method's mark: colours repeat after four, shapes tell the methods apart."""
     if method == FULL:
-        return [charts.circle(x, y, 6, "own")]
+        return [charts.circle(x, y, 6, "own full")]
     kind, shape = f"run stage-{index % _COLOURS + 1}", _SHAPES[index // _COLOURS % len(_SHAPES)]
     if shape == "square":
         return [charts.rect(x - 4, y - 4, 8, 8, kind)]

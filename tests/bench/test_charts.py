@@ -7,6 +7,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from markupsafe import Markup
 
 from edgecompress.bench import charts
@@ -197,3 +199,13 @@ def test_the_drawing_stays_inside(compared: Report) -> None:
     assert said.count("EdgeCompress") == 2 and "big one" in said and "1.00" in said
     ours = [one for one in root if one.attrib["class"] == "bar part"]
     assert len(ours) == 2, "ours stand out"
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_rounded_axes_hold_what_is_on_them(low: float, length: float) -> None:
+    first, last = charts.rounded(low, low + length)
+    slack = 1e-6 * max(abs(low), length)
+    assert first <= low + slack and low + length <= last + slack
+    assert last - first < 3.5 * length
+    assert charts.rounded(0, 158e6) == (0, 160e6)
+    assert charts.rounded(0.825, 0.8669) == pytest.approx((0.82, 0.88))
