@@ -202,12 +202,12 @@ def points(line: Line) -> str:
 
 def sentence(gain: Gain) -> str:
     """A gain in words."""
-    spread = "" if gain.spread is None else f" \N{PLUS-MINUS SIGN} {gain.spread:.1f}"
+    spread = "" if gain.spread is None else f" \N{PLUS-MINUS SIGN} {gain.spread:.2f}"
     seeds = "1 seed" if gain.seeds == 1 else f"{gain.seeds} seeds"
     reached = "reached" if gain.mean >= gain.wanted else "not reached"
     return (
         f"With {100 * (1 - gain.budget):.1f} % less computation than the base, top-1 is"
-        f" {gain.mean:+.1f}{spread} points against {title(gain.against)} ({seeds};"
+        f" {gain.mean:+.2f}{spread} points against {title(gain.against)} ({seeds};"
         f" the paper: {gain.wanted:+.1f} on ImageNet; {reached})."
     )
 
