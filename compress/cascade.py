@@ -4,7 +4,7 @@ touched."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -224,33 +224,17 @@ def sweep(
     return [way.point(one) for way in ways for one in solve(way.judged)]
 
 
-def likeliest_within(
-    members: Sequence[Member],
-    targets: np.ndarray,
-    limit: float,
-    *,
-    criterion: str,
-    fixed: int = 0,
-    alphas: Sequence[Alpha] = ALPHAS,
-    sizes: Collection[int] | None = None,
-    cost: Cost = "macs",
-    fixed_ms: float = 0.0,
-) -> OperatingPoint | None:
-    """Of all that `sweep` tries, at most `limit` a photo: what gives the targets the largest mean
-    probability, each answer with its temperature. None where nothing costs as little.
+def likeliest_within(ways: Iterable[Way], limit: float) -> OperatingPoint | None:
+    """Of all settings of some ways that cost at most `limit` a photo, the one that gives targets
+    the largest mean probability, each answer with its temperature. None where there is none.
 
     The mean probability follows accuracy, and chance moves it less: every photo counts with how
     sure the answer was, not with 0 or 1. On a thousand photos the most accurate thresholds are
     often lucky ones, and lie far below the cost that is allowed.
     """
-    ways = each_way(
-        members, targets, criterion=criterion, fixed=fixed, alphas=alphas, sizes=sizes, cost=cost,
-        fixed_ms=fixed_ms,
-    )  # fmt: skip
-    n = len(targets)
     best: tuple[float, float, OperatingPoint] | None = None
     for way in ways:
-        found = likeliest(way.judged, limit * n)
+        found = likeliest(way.judged, limit * way.judged.right.shape[1])
         if found is not None and (best is None or (found[0], -found[1].cost) > best[:2]):
             best = found[0], -found[1].cost, way.point(found[1])
     return None if best is None else best[2]
@@ -266,7 +250,7 @@ def each_way(
     sizes: Collection[int] | None,
     cost: Cost,
     fixed_ms: float,
-) -> Iterator[_Way]:
+) -> Iterator[Way]:
     """The ways to answer that `sweep` tries."""
     criteria = CRITERIA if criterion == AUTO else (criterion,)
     photos = np.arange(len(targets))
@@ -305,7 +289,7 @@ def each_way(
             chance = np.stack([named(*stage)[2] for stage in stages])
             for name in criteria if len(places) > 1 else criteria[:1]:
                 known = [sure(*stage, name) for stage in stages[:-1]]
-                yield _Way(
+                yield Way(
                     judged=Judged(np.array(known).reshape(-1, len(targets)), right, costs, chance),
                     macs=macs,
                     ms=ms,
@@ -338,8 +322,8 @@ def _ways(
 
 
 @dataclass(frozen=True)
-class _Way:
-    """All of a point but its thresholds; an alpha of None replaces logits.
+class Way:
+    """One way to answer: all of a point but its thresholds; an alpha of None replaces logits.
 
     Attributes:
         judged: its stages on the photos.
@@ -356,6 +340,7 @@ class _Way:
     members: tuple[int, ...] | None
 
     def point(self, solved: Solved) -> OperatingPoint:
+        """The setting that some thresholds make of it."""
         n = sum(solved.hits)
         return OperatingPoint(
             thresholds=solved.thresholds,

@@ -19,6 +19,7 @@ from .cascade import (
     answers,
     apply,
     choose,
+    each_way,
     frontier,
     likeliest_within,
     refine,
@@ -121,10 +122,9 @@ class Chooser:
         point = choose(
             points, macs=self.macs, top1=self.top1, slack=self.slack, ms=self.ms, cost=self.cost
         )
-        tried = self._tried(asked)
         if self.limit is not None:
-            within = likeliest_within(asked.members, asked.targets, self.limit, **tried)
-            return within or point
+            ways = each_way(asked.members, asked.targets, **self._tried(asked))
+            return likeliest_within(ways, self.limit) or point
         return refine(
             asked.members,
             asked.targets,
