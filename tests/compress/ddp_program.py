@@ -21,7 +21,7 @@ from edgecompress.compress.train import Training, train
 from edgecompress.errors import EdgeCompressError
 
 SIDE = 24
-# 48 photos in batches of 13: the parts of two processes differ by one. In float32, wherever it runs:
+# 48 photos in batches of 13: the parts of two processes differ by one. In float32 everywhere:
 # halves of a batch round otherwise than the whole, in bfloat16 far more so.
 RECIPE = Recipe(
     epochs=3, batch=13, rate=0.01, optimizer="adamw", distil=0.3, ema=0.9, clip=1.0, seed=3,
