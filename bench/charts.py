@@ -252,9 +252,9 @@ def rounded(low: float, high: float) -> tuple[float, float]:
     """An axis from or below `low` to or above `high` whose quarters are round numbers."""
     span = max(high - low, 1e-9) / 4
     scale = 10 ** math.floor(math.log10(span))
+    first = math.floor(low / scale + 1e-9) * scale
     for share in (1, 1.5, 2, 2.5, 4, 5, 7.5, 10, 15, 20):
         step = share * scale
-        first = math.floor(low / scale + 1e-9) * scale
         if first + 4 * step >= high - 1e-9 * step:
             return first, first + 4 * step
     raise AssertionError("a span of twenty units has four steps of twenty")

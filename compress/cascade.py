@@ -13,8 +13,8 @@ import numpy as np
 
 from edgecompress.errors import UsageError
 
-from ..runner.cascade import combine, confidence, softmax
-from .likelihood import fit_alpha, fit_temperature
+from ..runner.cascade import combine, confidence
+from .likelihood import chances, fit_alpha, fit_temperature
 from .thresholds import Judged, Solved, descend, likeliest, solve
 
 LEARNED = "learned"
@@ -129,7 +129,7 @@ def _judge(
     right = np.stack([logits.argmax(axis=1) == targets for logits in running])
     chance = np.stack(
         [
-            softmax(logits / temperature)[np.arange(len(targets)), targets]
+            chances(logits, targets, temperature)
             for logits, temperature in zip(running, point.temperatures, strict=True)
         ]
     )
@@ -253,7 +253,6 @@ def each_way(
 ) -> Iterator[Way]:
     """The ways to answer that `sweep` tries."""
     criteria = CRITERIA if criterion == AUTO else (criterion,)
-    photos = np.arange(len(targets))
 
     def last_logits(places: tuple[int, ...], alpha: float | None) -> np.ndarray:
         own = _chosen(members, places)
@@ -264,8 +263,8 @@ def each_way(
         """Temperature, right answers and the targets' chances of the last of some members."""
         logits = last_logits(places, alpha)
         temperature = round(fit_temperature(logits, targets), 4)
-        chance = softmax(logits / temperature)[photos, targets]
-        return temperature, logits.argmax(axis=1) == targets, chance
+        right = logits.argmax(axis=1) == targets
+        return temperature, right, chances(logits, targets, temperature)
 
     @cache
     def sure(places: tuple[int, ...], alpha: float | None, criterion: str) -> np.ndarray:
@@ -435,10 +434,7 @@ def refine(
     if costs is None or len(own) < 3:
         return point
     judged = _judge(own, targets, point, costs)
-    right = round(point.top1 * len(targets))
-    stage = judged.stage(point.thresholds)
-    hits = tuple(np.bincount(stage, minlength=len(own)).tolist())
-    start = Solved(point.thresholds, right, float(costs @ hits), hits)
-    best = descend(judged, start, right)
+    start = judged.solved(point.thresholds)
+    best = descend(judged, start, start.right)
     moved = replace(point, thresholds=best.thresholds)
     return apply(members, targets, moved, fixed=fixed, fixed_ms=fixed_ms)

@@ -104,7 +104,7 @@ class Chooser:
         }
 
     def within(self, limit: float) -> Chooser:
-        """One that wants the most accurate cascade of at most this cost."""
+        """One that wants the likeliest cascade of at most this cost."""
         macs, ms = (limit, None) if self.saved == "macs" else (None, limit)
         return replace(self, macs=macs, ms=ms, top1=None)
 

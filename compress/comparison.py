@@ -21,7 +21,6 @@ from edgecompress import events
 from edgecompress.errors import InputError, UsageError
 from edgecompress.files import writing
 
-from ..runner.cascade import softmax
 from . import ddp
 from .baselines import Method, Start, start
 from .cascade import Member, frontier, mean_chance
@@ -31,7 +30,7 @@ from .crop_sizes import with_sizes
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
 from .learn import Compression, teaching
-from .likelihood import fit_temperature
+from .likelihood import chances, fit_temperature
 from .material import centred, gather
 from .photos import PhotoSet, photos_fingerprint
 from .proposal import measure_shrinking
@@ -438,8 +437,7 @@ def _top1(logits: np.ndarray, targets: np.ndarray) -> float:
 
 def _chance(logits: np.ndarray, targets: np.ndarray) -> float:
     """The mean probability of the targets, at the likeliest temperature."""
-    chances = softmax(logits / fit_temperature(logits, targets))
-    return float(chances[np.arange(len(targets)), targets].mean())
+    return float(chances(logits, targets, fit_temperature(logits, targets)).mean())
 
 
 def _fields(row: Row) -> dict[str, Any]:

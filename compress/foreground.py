@@ -187,7 +187,9 @@ def train_predictor(one: Compression, boxes: Done) -> Done:
         network = one.build(spec)
         assert isinstance(network, ForegroundPredictor)
         network.begin_at(drawn["fit"].mean(0).tolist())
-        learner = Guided(network, len(material.fit.labels)) if table.guided else None
+        learner = None
+        if table.guided:
+            learner = one.seeded(lambda: Guided(network, len(material.fit.labels)))
         found = keep_training(
             one, "predictor", (spec, network), task=task, recipe=recipe, fingerprint=fingerprint,
             learner=learner,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from .teacher import Memory, Teacher
 from .train import Recipe, train
 from .workbook import Done, Workbook
 
+T = TypeVar("T")
 Trained = tuple[NetworkSpec, Network]
 
 
@@ -40,9 +41,13 @@ class Compression:
 
     def build(self, spec: NetworkSpec) -> Network:
         """A network with weights that depend on nothing but the seed."""
+        return self.seeded(spec.build)
+
+    def seeded(self, make: Callable[[], T]) -> T:
+        """What is made, with random numbers that depend on nothing but the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            return spec.build()
+            return make()
 
     def load(self, name: str) -> Trained:
         """A network that an earlier step has trained."""

@@ -49,6 +49,11 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     return 1 / inverse
 
 
+def chances(logits: np.ndarray, targets: np.ndarray, temperature: float) -> np.ndarray:
+    """The probability that logits `[n, classes]` give to each target, `[n]`."""
+    return softmax(logits / temperature)[np.arange(len(targets)), targets]
+
+
 def fit_alpha(logits: Sequence[np.ndarray], targets: np.ndarray) -> float:
     """The weight of later members' logits with the smallest negative log-likelihood, in 0.05..20.
 

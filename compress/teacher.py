@@ -48,14 +48,12 @@ class Teacher:
             keys: `view_key` of each; None: they are not kept (mixtures of photos).
             seen: gives the views, normalised `[n, 3, r, r]`; only called where they are not known.
         """
-        memory = self.memory if keys is not None else None
-        if memory is not None and keys is not None:
-            known = memory.recall(keys)
-            if known is not None:
-                return known
+        known = None if self.memory is None or keys is None else self.memory.recall(keys)
+        if known is not None:
+            return known
         with torch.no_grad():
             told = self.logits(seen()).float()
-        return told if memory is None or keys is None else memory.keep(keys, told)
+        return told if self.memory is None or keys is None else self.memory.keep(keys, told)
 
 
 def view_key(index: int, region: Region, side: int) -> bytes:

@@ -41,6 +41,13 @@ class Judged:
         answers[:-1] = self.sure >= np.asarray(thresholds).reshape(-1, 1)
         return answers.argmax(axis=0)
 
+    def solved(self, thresholds: Sequence[float]) -> Solved:
+        """What some thresholds give."""
+        stage = self.stage(thresholds)
+        hits = np.bincount(stage, minlength=len(self.right))
+        right = int(self.right[stage, np.arange(len(stage))].sum())
+        return Solved(tuple(thresholds), right, float(self.cost @ hits), tuple(hits.tolist()))
+
 
 @dataclass(frozen=True)
 class Solved:
@@ -70,12 +77,9 @@ def solve(judged: Judged, cells: int = CELLS) -> list[Solved]:
     if stages == 1:
         right, n = int(judged.right.sum()), judged.right.shape[1]
         return [Solved((), right, float(judged.cost[0] * n), (n,))]
-    most = max(3, int(cells ** (1 / (stages - 1)) + 1e-9))
-    tried = [candidates(sure, most) for sure in judged.sure]
-    right, hits = _count(judged, tried)
-    cost = sum(
-        (one * price for one, price in zip(hits, judged.cost, strict=True)), np.zeros(right.shape)
-    )
+    tried = _tried(judged, cells)
+    right, hits, cost = _count(judged, tried, judged.right)
+    right = np.rint(right).astype(np.int64)
     best = np.full(int(right.max()) + 1, np.inf)
     np.minimum.at(best, right.ravel(), cost.ravel())
     cheapest = np.minimum.accumulate(best[::-1])[::-1]
@@ -102,18 +106,13 @@ def likeliest(judged: Judged, limit: float, cells: int = CELLS) -> tuple[float, 
     Args:
         cells: as of `solve`.
     """
-    stages, n = judged.right.shape
-    weights = judged.right.astype(float) if judged.chance is None else judged.chance
-    if stages == 1:
+    n = judged.right.shape[1]
+    worth = judged.right if judged.chance is None else judged.chance
+    if len(judged.right) == 1:
         (alone,) = solve(judged)
-        return (float(weights.sum()), alone) if alone.cost <= limit else None
-    tried = [
-        candidates(sure, max(3, int(cells ** (1 / (stages - 1)) + 1e-9))) for sure in judged.sure
-    ]
-    chance, hits = _count(judged, tried, weights)
-    cost = sum(
-        (one * price for one, price in zip(hits, judged.cost, strict=True)), np.zeros(chance.shape)
-    )
+        return (float(worth.sum()), alone) if alone.cost <= limit else None
+    tried = _tried(judged, cells)
+    chance, _, cost = _count(judged, tried, worth)
     within = cost <= limit
     if not within.any():
         return None
@@ -122,10 +121,14 @@ def likeliest(judged: Judged, limit: float, cells: int = CELLS) -> tuple[float, 
     equal = within & (chance >= best - 1e-9 * n)
     place = np.unravel_index(np.where(equal, cost, np.inf).argmin(), cost.shape)
     thresholds = tuple(float(one[i]) for one, i in zip(tried, place, strict=True))
-    stage = judged.stage(thresholds)
-    right = int(judged.right[stage, np.arange(n)].sum())
-    answered = tuple(np.bincount(stage, minlength=stages).tolist())
-    return float(chance[place]), Solved(thresholds, right, float(cost[place]), answered)
+    return float(chance[place]), judged.solved(thresholds)
+
+
+def _tried(judged: Judged, cells: int) -> list[np.ndarray]:
+    """Thresholds of each stage but the last, of two stages or more; `cells` combinations at most,
+    but three of each."""
+    most = max(3, int(cells ** (1 / len(judged.sure)) + 1e-9))
+    return [candidates(sure, most) for sure in judged.sure]
 
 
 def candidates(sure: np.ndarray, most: int) -> np.ndarray:
@@ -145,35 +148,31 @@ def candidates(sure: np.ndarray, most: int) -> np.ndarray:
 
 
 def _count(
-    judged: Judged, tried: Sequence[np.ndarray], weights: np.ndarray | None = None
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """At each combination of thresholds: photos named rightly (or, of all photos, the sum of
-    `weights` `[stages, n]`), and those that each stage answers (of which axes that do not matter
-    have length 1)."""
+    judged: Judged, tried: Sequence[np.ndarray], worth: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """At each combination of thresholds: the worth `[stages, n]` of all answers, the photos that
+    each stage answers (of which axes that do not matter have length 1), and what all cost."""
     shape = tuple(len(one) for one in tried)
     bins = [
         one.searchsorted(sure, "right") - 1 for one, sure in zip(tried, judged.sure, strict=True)
     ]
-    right = np.zeros(shape, np.int64 if weights is None else float)
-    hits = []
-    for stage, named in enumerate(judged.right):
+    total, hits, cost = np.zeros(shape), [], np.zeros(shape)
+    for stage, (own, price) in enumerate(zip(worth, judged.cost, strict=True)):
         axes = min(stage + 1, len(shape))
         index = np.asarray(np.ravel_multi_index(tuple(bins[:axes]), shape[:axes]))
         open_ends = (...,) + (None,) * (len(shape) - axes)
-        if weights is None:
-            right += _answered(index[named], shape[:axes], stage)[open_ends]
-        else:
-            right += _answered(index, shape[:axes], stage, weights[stage])[open_ends]
+        total += _answered(index, shape[:axes], stage, own)[open_ends]
         hits.append(_answered(index, shape[:axes], stage)[open_ends])
-    return right, hits
+        cost += hits[-1] * price
+    return total, hits, cost
 
 
 def _answered(
-    index: np.ndarray, shape: tuple[int, ...], stage: int, weights: np.ndarray | None = None
+    index: np.ndarray, shape: tuple[int, ...], stage: int, worth: np.ndarray | None = None
 ) -> np.ndarray:
-    """How many of the photos (or what sum of their weights) a stage answers: below the thresholds
+    """How many of the photos (or what worth of theirs) a stage answers: below the thresholds
     before, at or above its own."""
-    count = np.bincount(index, weights, int(np.prod(shape))).reshape(shape)
+    count = np.bincount(index, worth, int(np.prod(shape))).reshape(shape)
     for axis in range(len(shape)):
         if axis == stage:
             count = np.flip(np.flip(count, axis).cumsum(axis), axis)

@@ -176,7 +176,7 @@ class _Worker:
                 if self._ended or not again:
                     raise EdgeCompressError(
                         f"a trial's process ended twice: {lost}",
-                        "give it more memory, or fewer [compress.shrink] workers",
+                        "give it more memory, or fewer `workers`",
                     ) from None
                 events.warn(f"a trial's process ended ({lost}): the trial is tried again")
         raise AssertionError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 from edgecompress.compress.augment import Augment
+from edgecompress.compress.devices import chosen_device, multiplies_bfloat16
 from edgecompress.compress.loader import load_cache
 from edgecompress.compress.material import IMAGENET_PIXELS
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.photos import image_folder
-from edgecompress.compress.recipe import Recipe
+from edgecompress.compress.recipe import Precision, Recipe
 from edgecompress.compress.tasks import ClassifyTask, Held
 from edgecompress.compress.train import train
 
@@ -39,6 +41,26 @@ def test_views(benchmark: Any, task: ClassifyTask) -> None:
 
     drawn = benchmark(views)
     assert drawn.views.shape == (BATCH, 3, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision(
+    benchmark: Any, task: ClassifyTask, tmp_path: Path, precision: Precision, width: float
+) -> None:
+    """The same at 128 px: what bfloat16 is worth on this machine."""
+    if precision == "bfloat16" and not multiplies_bfloat16(chosen_device()):
+        pytest.skip("bfloat16 takes many times as long here")
+    network = NetworkSpec("resnet18", width, 1.0, 128, 2).build()
+    recipe = Recipe(1, BATCH, precision=precision)
+    large = replace(task, resolution=128, held=Held(torch.zeros(1, 128, 128, 3), NOTHING.wanted))
+    outcome = benchmark.pedantic(
+        lambda: train(network, large, recipe, tmp_path / "checkpoint", "step"),
+        setup=lambda: (tmp_path / "checkpoint").unlink(missing_ok=True),
+        rounds=6,
+        warmup_rounds=1,
+    )
+    assert len(outcome.losses) == 1
 
 
 def test_step(benchmark: Any, task: ClassifyTask, tmp_path: Path) -> None:

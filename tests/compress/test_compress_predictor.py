@@ -143,6 +143,12 @@ def test_boxes_and_predictor_are_told_with_their_marks(shapes, tmp_path: Path) -
     seen = runner_inputs(one.material.held, one.material.held_cache.positions, whole, 32)
     again = run_batched(one.load("predictor")[1], seen, IMAGENET_PIXELS)
     assert predictor["held_out"] == pytest.approx(iou(again, boxes["held"]).mean().item(), abs=1e-4)
+    # Whatever else has drawn random numbers: the same seed, the same predictor.
+    twin, base = _compression(shapes, tmp_path / "twin")
+    torch.manual_seed(99)
+    train_predictor(twin, draw_boxes(twin, base))
+    weights = [each.load("predictor")[1].state_dict() for each in (one, twin)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     # Averages and one linear layer: both kinds of maps are the same.
     plain, base = _compression(shapes, tmp_path / "plain", cam="plain")
     assert draw_boxes(plain, base).fingerprint != drawn.fingerprint
