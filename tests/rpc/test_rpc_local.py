@@ -135,10 +135,11 @@ def test_a_command_lives_as_long_as_it_hears_of_us(
     session: Session, monkeypatch: pytest.MonkeyPatch, beat: float
 ) -> None:
     """A cut link closes nothing: only that no more is heard tells the board."""
-    monkeypatch.setattr(rpc_process, "SILENCE_S", 1)
+    # A busy machine may stand still for a second or two: that is no silence.
+    monkeypatch.setattr(rpc_process, "SILENCE_S", 4)
     monkeypatch.setattr(rpc_process, "BEAT_S", beat)
     with session.start(["sleep", "987613"], timeout=60) as running:
-        assert gone("987613", within=2.5) == (beat == 100.0)
+        assert gone("987613", within=6.0 if beat == 0.3 else 20.0) == (beat == 100.0)
         assert running.poll(0.1) is False or beat == 100.0
 
 
