@@ -227,8 +227,10 @@ def _report(one: Calibrated, choosing: Chooser) -> dict[str, Any]:
         "curve": [asdict(point) for point in frontier(one.points, choosing.saved)],
         "chosen": None if one.chosen is None else asdict(one.chosen),
         "cross_fitted": None if one.estimate is None else asdict(one.estimate),
-        "ways": [asdict(point) for point in choosing.best_of_each_way(one.points)],
-        "selections": [asdict(point) for point in choosing.best_of_each_selection(one.points)],
+        "ways": [asdict(point) for point in choosing.best_of_each_way(one.points, one.asked)],
+        "selections": [
+            asdict(point) for point in choosing.best_of_each_selection(one.points, one.asked)
+        ],
     }
 
 

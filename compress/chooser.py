@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .cascade import (
     Cost,
     Member,
     OperatingPoint,
+    Way,
     answers,
     apply,
     choose,
@@ -26,6 +28,8 @@ from .cascade import (
     sweep,
 )
 from .config import CascadeTable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,19 @@ class Asked:
     def apply(self, point: OperatingPoint) -> OperatingPoint:
         """A setting, measured on these photos."""
         return apply(self.members, self.targets, point, fixed=self.fixed, fixed_ms=self.fixed_ms)
+
+
+def _manner(one: OperatingPoint | Way) -> tuple[str, object]:
+    """Criterion, and what is done with earlier logits."""
+    accumulates = one.alpha is not None if isinstance(one, Way) else one.accumulate
+    return one.criterion, "learned" if one.learned else one.alpha if accumulates else None
+
+
+def _grouped(each: Iterable[T], key: Callable[[T], object]) -> Iterable[list[T]]:
+    groups: dict[object, list[T]] = {}
+    for one in each:
+        groups.setdefault(key(one), []).append(one)
+    return groups.values()
 
 
 @dataclass(frozen=True)
@@ -134,38 +151,34 @@ class Chooser:
             cost=self.saved,
         )
 
-    def best_of_each_way(self, points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+    def best_of_each_way(
+        self, points: Sequence[OperatingPoint], asked: Asked
+    ) -> list[OperatingPoint]:
         """What is wanted of each criterion and alpha, where it can be had: to compare them."""
-        return self._best_of_each(
-            points,
-            lambda one: (one.criterion, one.accumulate, "learned" if one.learned else one.alpha),
-        )
+        return self._best_of_each(_manner, points, asked)
 
-    def best_of_each_selection(self, points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+    def best_of_each_selection(
+        self, points: Sequence[OperatingPoint], asked: Asked
+    ) -> list[OperatingPoint]:
         """What is wanted of each selection of members, where it can be had."""
-        return self._best_of_each(points, lambda one: one.members)
+        return self._best_of_each(lambda one: one.members, points, asked)
 
     def _best_of_each(
-        self, points: Sequence[OperatingPoint], key: Callable[[OperatingPoint], object]
+        self,
+        key: Callable[[OperatingPoint | Way], object],
+        points: Sequence[OperatingPoint],
+        asked: Asked,
     ) -> list[OperatingPoint]:
-        groups: dict[object, list[OperatingPoint]] = {}
-        for point in points:
-            groups.setdefault(key(point), []).append(point)
+        """As `choose` would of each group, but that thresholds are not moved further."""
+        limit = self.limit
+        if limit is not None:
+            ways = _grouped(each_way(asked.members, asked.targets, **self._tried(asked)), key)
+            each = (likeliest_within(group, limit) for group in ways)
+            return [point for point in each if point is not None]
         found = []
-        for group in groups.values():
-            try:
-                found.append(
-                    choose(
-                        group,
-                        macs=self.macs,
-                        top1=self.top1,
-                        slack=self.slack,
-                        ms=self.ms,
-                        cost=self.cost,
-                    )
-                )
-            except UsageError:
-                continue
+        for group in _grouped(points, key):
+            with suppress(UsageError):
+                found.append(choose(group, top1=self.top1, slack=self.slack, cost=self.cost))
         return found
 
     def nearest(self, points: Sequence[OperatingPoint], asked: Asked) -> OperatingPoint:

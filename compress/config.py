@@ -117,7 +117,7 @@ class TrainTable(Table):
     """`[compress.train]`: how the base is trained; the others take what they do not say from it.
 
     Attributes:
-        epochs: of the base.
+        epochs: of the base; 0 takes its weights, or a module of the user's own, as they are.
         rate: largest learning rate.
         scale: smallest area of a random crop, as a share of the photo.
         progressive: share of the input side in the first epoch (`train.Recipe`).
@@ -130,7 +130,7 @@ class TrainTable(Table):
         others: as in `train.Recipe`.
     """
 
-    epochs: Epochs = 60
+    epochs: Annotated[int, Field(ge=0)] = 60
     batch: Annotated[int, Field(ge=2)] = 64
     rate: Positive = 0.003
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -351,6 +351,13 @@ class CompressConfig(Table):
     members: MembersTable = MembersTable()
     cascade: CascadeTable = CascadeTable()
     quick: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _an_untrained_base_has_weights(self) -> Self:
+        own = self.base.family.startswith(PREFIX)  # a module comes with its weights
+        if not self.train.epochs and self.base.weights is None and not own:
+            raise ValueError("train.epochs: 0 needs trained weights, in base.weights")
+        return self
 
     @model_validator(mode="after")
     def _every_member_has_a_cost(self) -> Self:

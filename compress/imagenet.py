@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 
 from edgecompress import wheels
@@ -10,6 +11,8 @@ from edgecompress import wheels
 TIMM = wheels.Wheel(
     "timm==1.0.31", "5bd50f7d0fe6d09bf9285ac2523234a1b7e6bf075c0be3e7aed09139fcb617c7"
 )
+
+CLASSES = 1000
 
 # The ten classes of Imagenette (github.com/fastai/imagenette), by WordNet id.
 IMAGENETTE_NAMES = {
@@ -27,6 +30,15 @@ IMAGENETTE_NAMES = {
 
 
 @cache
+def _published() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """WordNet ids in PyTorch's order, and all lemmas of each."""
+    ids = wheels.read(TIMM, "timm/data/_info/imagenet_synsets.txt").decode().split()
+    table = wheels.read(TIMM, "timm/data/_info/imagenet_synset_to_lemma.txt").decode()
+    lemmas = dict(line.split("\t", 1) for line in table.splitlines() if "\t" in line)
+    return tuple(ids), tuple(lemmas[wordnet] for wordnet in ids)
+
+
+@cache
 def class_names() -> tuple[str, ...]:
     """The names of the 1000 classes, sorted by WordNet id as PyTorch's are.
 
@@ -35,12 +47,25 @@ def class_names() -> tuple[str, ...]:
     Raises:
         InputError: the wheel cannot be fetched, or is not the pinned one.
     """
-    ids = wheels.read(TIMM, "timm/data/_info/imagenet_synsets.txt").decode().split()
-    table = wheels.read(TIMM, "timm/data/_info/imagenet_synset_to_lemma.txt").decode()
-    lemmas = dict(line.split("\t", 1) for line in table.splitlines() if "\t" in line)
-    first = [lemmas[wordnet].split(",")[0].strip() for wordnet in ids]
+    ids, lemmas = _published()
+    first = [names.split(",")[0].strip() for names in lemmas]
     shared = Counter(first)
     return tuple(
-        name if shared[name] == 1 else f"{lemmas[wordnet]} ({wordnet})"
-        for name, wordnet in zip(first, ids, strict=True)
+        name if shared[name] == 1 else f"{names} ({wordnet})"
+        for name, names, wordnet in zip(first, lemmas, ids, strict=True)
     )
+
+
+def places_of(labels: Sequence[str]) -> tuple[int | None, ...]:
+    """Which of the 1000 classes each label is, by its name or its WordNet id; None: none of them.
+
+    Raises:
+        InputError: as `class_names`.
+    """
+    named = {_plain(name): place for place, name in enumerate(class_names())}
+    named |= {wordnet: place for place, wordnet in enumerate(_published()[0])}
+    return tuple(named.get(_plain(label)) for label in labels)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").strip().casefold()

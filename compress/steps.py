@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress import events
-from edgecompress.errors import InputError
+from edgecompress.errors import InputError, UsageError
 from edgecompress.files import sha256_json, writing
 
 from . import ddp
@@ -156,11 +156,20 @@ def train_base(one: Compression) -> Done:
     source = settings.base.weights
     if source is not None:
         inputs["weights"] = weights_identity(source)
+        inputs["start"] = "with the rows of known classes"
 
     def begin(spec: NetworkSpec) -> Network:
         network = one.build(spec)
-        if source is not None:
-            load_weights(network, spec, source)
+        if source is None:
+            return network
+        labels, preprocess = one.material.fit.labels, one.material.preprocess
+        fresh = load_weights(network, spec, source, labels=labels, preprocess=preprocess)
+        if fresh and not recipe.epochs:
+            raise UsageError(
+                f"the weights {source} do not know all of the classes, and nothing would train"
+                f" {fresh[0]}",
+                "let [compress.train] epochs be 1 or more",
+            )
         return network
 
     return train_classifier(one, "base", spec, recipe=recipe, inputs=inputs, start=begin)

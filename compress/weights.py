@@ -1,13 +1,14 @@
 """Trained weights from elsewhere to begin with: files, torchvision's, timm's, and packaged ones.
 
-Names are brought to ours, the last layer is left fresh where the classes are others, and all else
-has to fit. What the weights expect of a photo stays the job's business (docs/families.md).
+Names are brought to ours, and all has to fit but the last layer: of published weights it keeps the
+rows of those classes that the photos have too, by name; else it is left fresh where the classes are
+others (docs/families.md).
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -17,10 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgecompress import events
 from edgecompress.errors import InputError, UsageError
 from edgecompress.files import sha256_file
 
+from ..runner.spec import Preprocess
 from .families import Network
+from .imagenet import CLASSES, places_of
 from .network import NetworkSpec
 from .pretrained import PRETRAINED, find_weights, read_state
 from .weight_names import OTHER_NETWORK, State, renamed
@@ -31,7 +35,14 @@ _SHOWN = 3
 _COUNTER = "num_batches_tracked"
 
 
-def load_weights(network: Network, spec: NetworkSpec, source: str) -> tuple[str, ...]:
+def load_weights(
+    network: Network,
+    spec: NetworkSpec,
+    source: str,
+    *,
+    labels: Sequence[str] = (),
+    preprocess: Preprocess | None = None,
+) -> tuple[str, ...]:
     """Put trained weights into `network`.
 
     Args:
@@ -40,16 +51,71 @@ def load_weights(network: Network, spec: NetworkSpec, source: str) -> tuple[str,
             (`timm:regnety_004.tv2_in1k`), a name of `compress.pretrained.PRETRAINED`, or the path
             of a state dict (`.safetensors`, else `torch.save`'s) with torchvision's or timm's
             names, or ours.
+        labels: names of the classes. Of weights published for ImageNet-1K the last layer keeps the
+            rows of those that it knows by name or WordNet id.
+        preprocess: what photos go through before the network. Where the weights are known to
+            expect another one, the first layers are changed to give with this what they gave with
+            that, but for the photo's outermost pixels, beyond which zeros mean another grey.
 
     Returns:
-        names of the tensors that were left fresh: the last layer's where its classes are others.
+        names of the tensors that were left fresh, all or in part: the last layer's where its
+        classes are others.
 
     Raises:
         UsageError: there are no such weights for the family, or the package that has them is
             missing or broken.
         InputError: the file is missing or damaged, or its tensors do not fit.
     """
-    return _fill(network, renamed(_read(source, spec), network), source)
+    state = renamed(_read(source, spec), network)
+    fresh = _fill(network, state, source)
+    if fresh and labels and _of_imagenet(source):
+        fresh = _keep_rows(network, state, fresh, labels)
+    if preprocess is not None and source in PRETRAINED:
+        _expect(network, find_weights(source).preprocess, preprocess)
+    return fresh
+
+
+def _of_imagenet(source: str) -> bool:
+    return source in PRETRAINED or source.startswith((TORCHVISION, TIMM))
+
+
+def _keep_rows(
+    network: Network, state: State, head: tuple[str, ...], labels: Sequence[str]
+) -> tuple[str, ...]:
+    """Give the last layer the rows of the classes that it was trained for; names of its tensors,
+    unless it knows all of them."""
+    rows = {name: state[name] for name in head if name in state}
+    if not rows or any(len(value) != CLASSES for value in rows.values()):
+        return head
+    places = places_of(labels)
+    known = [own for own, place in enumerate(places) if place is not None]
+    taken = [place for place in places if place is not None]
+    target = network.state_dict()
+    with torch.no_grad():
+        for name, value in rows.items():
+            target[name][known] = value[taken]
+    if not known:
+        return head
+    events.note(f"the weights know {len(known)} of the {len(labels)} classes by name")
+    return () if len(known) == len(labels) and len(rows) == len(head) else head
+
+
+def _expect(network: Network, given: Preprocess, wanted: Preprocess) -> None:
+    """Let weights that were trained with `given` expect `wanted`: the first convolution is scaled,
+    and what it is shifted by goes into the mean of the normalisation that follows."""
+    if given == wanted:
+        return
+    layers = [part for part in network.modules() if not any(part.children())]
+    conv, norm = layers[:2]
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and conv.bias is None
+    assert norm.running_mean is not None
+    mean, std = (torch.tensor(part) for part in (wanted.mean, wanted.std))
+    before, spread = (torch.tensor(part) for part in (given.mean, given.std))
+    # (x - before) / spread, of x = y std + mean.
+    with torch.no_grad():
+        shift = torch.einsum("ochw,c->o", conv.weight, (mean - before) / spread)
+        norm.running_mean -= shift
+        conv.weight *= (std / spread)[None, :, None, None]
 
 
 def weights_identity(source: str) -> str:

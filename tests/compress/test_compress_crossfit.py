@@ -78,6 +78,25 @@ def test_a_budget_is_used_up_and_not_overdrawn(seed: int) -> None:
         replace(ALL, macs=50.0).choose(ALL.sweep(asked), asked)
 
 
+@pytest.mark.parametrize("macs", [None, 350.0])
+def test_the_best_of_each_way_are_chosen_as_the_best_of_all_is(macs: float | None) -> None:
+    asked = _asked(3)
+    wanted = replace(ALL, macs=macs)
+    points = wanted.sweep(asked)
+    chosen = wanted.choose(points, asked)
+    ways = wanted.best_of_each_way(points, asked)
+    selections = wanted.best_of_each_selection(points, asked)
+    assert len(ways) == 2 * 3
+    assert len({point.members for point in selections}) == len(selections)
+    if macs is not None:
+        assert chosen in ways and chosen in selections
+        assert all(point.mean_macs <= macs for point in [*ways, *selections])
+        assert len(selections) == 4  # the others cost more, whoever answers
+    else:
+        assert len(selections) == 7
+        assert chosen.top1 >= max(point.top1 for point in ways) - ALL.slack
+
+
 def test_milliseconds_are_budgeted_as_they_were_measured() -> None:
     asked = _asked(2, fixed=50)
     # On this board the middle member is slow: the others are better within the same time.

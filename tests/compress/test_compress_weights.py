@@ -15,12 +15,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from edgecompress.compress import weights
 from edgecompress.compress.config import CompressConfig
+from edgecompress.compress.evaluate import normalise
 from edgecompress.compress.export import load_network, save_network
 from edgecompress.compress.families import Network
+from edgecompress.compress.imagenet import CLASSES
+from edgecompress.compress.loader import load_cache
+from edgecompress.compress.material import IMAGENET_PIXELS
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.photos import image_folder
 from edgecompress.compress.plan import compress_photos
+from edgecompress.compress.pretrained import find_weights
+from edgecompress.compress.tasks import run_batched
 from edgecompress.compress.weights import load_weights, weights_identity
 from edgecompress.errors import EdgeCompressError, InputError, UsageError
 from edgecompress.files import read_json
@@ -307,6 +314,70 @@ def test_torchvisions_tags_are_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
         load_weights(other.build(), other, "torchvision:V1")
 
 
+def _thousand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Stands in for a network that torchvision has trained on ImageNet-1K."""
+    given = _shaken(NetworkSpec("resnet18", 0.125, 0.5, 32, CLASSES))
+    torch.save(given.state_dict(), folder / "w.pth")
+    _put(folder, "torchvision", f"FOLDER = {str(folder)!r}\n{STAND_IN}", monkeypatch)
+    return given
+
+
+def test_the_rows_of_known_classes_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, network = _thousand(tmp_path, monkeypatch), SPEC.build()
+    labels = ("Tench", "n02102040", "golf_ball", "gas pump", "goldfish")
+    assert load_weights(network, SPEC, "torchvision:V1", labels=labels) == ()
+    places = [0, 217, 574, 571, 1]
+    images = torch.rand(3, 3, 32, 32)
+    with torch.inference_mode():
+        kept = network.eval()(images)
+        torch.testing.assert_close(kept, given.eval()(images)[:, places])
+
+
+def test_classes_that_nobody_knows_stay_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = _thousand(tmp_path, monkeypatch)
+    head = ("fc.weight", "fc.bias")
+    some, none = SPEC.build(), SPEC.build()
+    before = some.get_parameter("fc.weight").clone()
+    labels = ("tench", "my cat", "my dog", "my bird", "my fish")
+    assert load_weights(some, SPEC, "torchvision:V1", labels=labels) == head
+    after, published = some.get_parameter("fc.weight"), given.get_parameter("fc.weight")
+    torch.testing.assert_close(after[0], published[0])
+    torch.testing.assert_close(after[1:], before[1:])
+    before = none.get_parameter("fc.weight").clone()
+    assert load_weights(none, SPEC, "torchvision:V1", labels=("my fish",) * 5) == head
+    torch.testing.assert_close(none.get_parameter("fc.weight"), before)
+
+
+def test_a_file_of_a_thousand_classes_is_not_taken_for_imagenets(tmp_path: Path) -> None:
+    given, network = _shaken(NetworkSpec("resnet18", 0.125, 0.5, 32, CLASSES)), SPEC.build()
+    torch.save(given.state_dict(), tmp_path / "w.pth")
+    before = network.get_parameter("fc.weight").clone()
+    labels = ("tench", "goldfish", "golf ball", "gas pump", "church")
+    fresh = load_weights(network, SPEC, str(tmp_path / "w.pth"), labels=labels)
+    assert fresh == ("fc.weight", "fc.bias")
+    torch.testing.assert_close(network.get_parameter("fc.weight"), before)
+
+
+def test_weights_expect_what_the_job_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first layers give is what they gave with the preprocessing of the packaged weights,
+    but at the photo's border."""
+    spec = NetworkSpec("efficientnet_lite0", 1.0, 1.0, 32, 5)
+    given, network = _shaken(spec).eval(), spec.build()
+    monkeypatch.setattr(weights, "read_state", lambda name: given.state_dict())
+    load_weights(network, spec, "efficientnet_lite0.in1k", preprocess=IMAGENET_PIXELS)
+    photos = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    packaged = find_weights("efficientnet_lite0.in1k").preprocess
+    with torch.inference_mode():
+        first, second = (list(one.eval().children())[:2] for one in (given, network))
+        wanted = nn.Sequential(*first)(normalise(photos, packaged))
+        found = nn.Sequential(*second)(normalise(photos, IMAGENET_PIXELS))
+    torch.testing.assert_close(found[..., :-1, :-1], wanted[..., :-1, :-1], atol=1e-4, rtol=1e-4)
+
+
 def test_weights_that_would_fit_but_answer_otherwise_are_refused() -> None:
     spec = NetworkSpec("efficientnet_lite0", 1.0, 1.0, 32, 5)
     with pytest.raises(UsageError) as caught:
@@ -333,6 +404,22 @@ def test_packaged_weights_are_taken() -> None:
     fresh = load_weights(network, spec, "efficientnet_lite0.in1k")
     assert fresh == ("classifier.weight", "classifier.bias")
     assert network.get_buffer("bn1.running_var").std() > 0
+
+
+@pytest.mark.slow
+def test_a_published_network_knows_imagenettes_classes(data_root: Path) -> None:
+    """Without any training: EfficientNet-Lite0 at 160 pixels, of 400 photos that are 96.2 %."""
+    photos = image_folder(data_root / "imagenette160" / "val")
+    photos = photos.take(range(0, len(photos), 10))
+    spec = NetworkSpec("efficientnet_lite0", 1.0, 1.0, 160, 10)
+    network = spec.build()
+    source = "efficientnet_lite0.in1k"
+    kept = {"labels": photos.labels, "preprocess": IMAGENET_PIXELS}
+    assert load_weights(network, spec, source, **kept) == ()
+    cache = load_cache(photos, 160)
+    inputs = cache.squashed(list(range(len(cache))), 160).permute(0, 2, 3, 1)
+    answers = run_batched(network.eval(), inputs, IMAGENET_PIXELS).argmax(1)
+    assert (answers == cache.targets).float().mean().item() > 0.94
 
 
 def test_identity_is_of_what_the_file_holds(tmp_path: Path) -> None:
@@ -375,3 +462,49 @@ def test_the_base_of_a_job_begins_with_them(shapes: Any, tmp_path: Path) -> None
     for name, value in trained[1].named_parameters():
         torch.testing.assert_close(begun[1].get_parameter(name), value, atol=1e-4, rtol=0)
     assert second["fingerprint"] != first["fingerprint"]
+
+
+def _as_it_is(folder: Path, classes: int) -> dict[str, Any]:
+    spec = NetworkSpec("resnet18", 0.125, 1.0, 32, classes)
+    torch.save(spec.build().state_dict(), folder / "mine.pth")
+    return {
+        "held_out": 0.25,
+        "crop": "never",
+        "base": {
+            "family": "resnet18",
+            "width": 0.125,
+            "resolution": 32,
+            "weights": str(folder / "mine.pth"),
+        },
+        "train": {"epochs": 0, "batch": 16, "rate": 0.02},
+        "shrink": {"epochs": 1},
+        "members": {"budgets": [1.0], "epochs": 1, "tune_epochs": 1},
+    }
+
+
+def test_a_trained_base_may_stay_as_it_is(shapes: Any, tmp_path: Path) -> None:
+    train, val = (image_folder(path) for path in shapes)
+    config = CompressConfig.model_validate(_as_it_is(tmp_path, len(train.labels)))
+    compress_photos(config, train, val, tmp_path / "work", tmp_path / "out")
+    base = load_network(tmp_path / "work", "base")[1]
+    given = torch.load(tmp_path / "mine.pth", weights_only=True)
+    for name, value in base.state_dict().items():
+        torch.testing.assert_close(value, given[name], atol=0, rtol=0)
+    result = read_json(tmp_path / "work" / "base.json")["result"]
+    assert result["losses"] == []
+    assert result["measures"] == [result["held_out"]]
+
+
+def test_nothing_would_train_a_last_layer(shapes: Any, tmp_path: Path) -> None:
+    train, val = (image_folder(path) for path in shapes)
+    config = CompressConfig.model_validate(_as_it_is(tmp_path, 7))
+    with pytest.raises(UsageError, match=r"nothing would train fc\.weight") as caught:
+        compress_photos(config, train, val, tmp_path / "work", tmp_path / "out")
+    assert "epochs" in caught.value.hint
+
+
+def test_no_epochs_need_weights() -> None:
+    with pytest.raises(ValueError, match=r"train\.epochs: 0 needs trained weights"):
+        CompressConfig.model_validate({"train": {"epochs": 0}})
+    own = {"base": {"family": "module:models:make"}, "train": {"epochs": 0}}
+    assert CompressConfig.model_validate(own).train.epochs == 0
