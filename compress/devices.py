@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 
 import torch
 from torch import nn
@@ -32,6 +34,7 @@ def chosen_device() -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UsageError(f"{VARIABLE} is {name!r}", f"{VARIABLE}=cpu, cuda or cuda:1")
     if device.type == "cpu":
+        _keep_freed_memory()
         return torch.device("cpu")
     index = device.index
     if index is None:
@@ -42,6 +45,22 @@ def chosen_device() -> torch.device:
             f"{VARIABLE}=cpu, or as many processes as GPUs (torchrun --nproc-per-node)",
         )
     return torch.device("cuda", index)
+
+
+MMAP_MAX, TRIM_THRESHOLD = -4, -1
+"""glibc's numbers of what `mallopt` sets (malloc.h)."""
+UNTRIMMED = 2**31 - 1
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed. It gives large blocks back to the system at once, and a network
+    asks for the same ones again in the next layer, to be filled with zeros page by page: half of
+    the time of EfficientNet-Lite0's steps. Elsewhere nothing is set."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_MAX, 0)
+        mallopt(TRIM_THRESHOLD, UNTRIMMED)
 
 
 def device_of(network: nn.Module) -> torch.device:
