@@ -48,8 +48,8 @@ def chosen_device() -> torch.device:
 
 
 MMAP_MAX, TRIM_THRESHOLD = -4, -1
-"""glibc's numbers of what `mallopt` sets (malloc.h)."""
-UNTRIMMED = 2**31 - 1
+KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}
+"""What glibc's `mallopt` is given (malloc.h): no mappings, and nothing of the top goes back."""
 
 
 @cache
@@ -59,8 +59,8 @@ def _keep_freed_memory() -> None:
     the time of EfficientNet-Lite0's steps. Elsewhere nothing is set."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(MMAP_MAX, 0)
-        mallopt(TRIM_THRESHOLD, UNTRIMMED)
+        for parameter, value in KEPT.items():
+            mallopt(parameter, value)
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from edgecompress.compress.augment import Augment
-from edgecompress.compress.devices import chosen_device, multiplies_bfloat16
+from edgecompress.compress.devices import KEPT, chosen_device, multiplies_bfloat16
 from edgecompress.compress.loader import load_cache
 from edgecompress.compress.material import IMAGENET_PIXELS
 from edgecompress.compress.network import NetworkSpec
@@ -60,6 +61,38 @@ def test_precision(
         rounds=6,
         warmup_rounds=1,
     )
+    assert len(outcome.losses) == 1
+
+
+GLIBC = {-4: 65536, -1: 131072}
+"""What `mallopt` is set to from the start: how many mappings, and what is kept of the top."""
+
+
+@pytest.mark.parametrize("family", ["resnet18", "efficientnet_lite0"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_freed_memory(
+    benchmark: Any, task: ClassifyTask, tmp_path: Path, kept: bool, family: str
+) -> None:
+    """The same at 128 px, and what it is worth to keep freed memory for the next layer."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        pytest.skip("not glibc")
+    chosen_device()  # once: from now on it sets nothing
+    for number, value in GLIBC.items() if not kept else KEPT.items():
+        assert libc.mallopt(number, value)
+    libc.malloc_trim(0)
+    network = NetworkSpec(family, 0.5 if family == "resnet18" else 1.0, 1.0, 128, 2).build()
+    large = replace(task, resolution=128, held=Held(torch.zeros(1, 128, 128, 3), NOTHING.wanted))
+    try:
+        outcome = benchmark.pedantic(
+            lambda: train(network, large, Recipe(1, BATCH), tmp_path / "checkpoint", "step"),
+            setup=lambda: (tmp_path / "checkpoint").unlink(missing_ok=True),
+            rounds=6,
+            warmup_rounds=1,
+        )
+    finally:
+        for number, value in KEPT.items():
+            libc.mallopt(number, value)
     assert len(outcome.losses) == 1
 
 
