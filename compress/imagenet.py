@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -13,6 +14,7 @@ TIMM = wheels.Wheel(
 )
 
 CLASSES = 1000
+_WORDNET = re.compile(r"n\d{8}")
 
 # The ten classes of Imagenette (github.com/fastai/imagenette), by WordNet id.
 IMAGENETTE_NAMES = {
@@ -62,10 +64,18 @@ def places_of(labels: Sequence[str]) -> tuple[int | None, ...]:
     Raises:
         InputError: as `class_names`.
     """
-    named = {_plain(name): place for place, name in enumerate(class_names())}
-    named |= {wordnet: place for place, wordnet in enumerate(_published()[0])}
-    return tuple(named.get(_plain(label)) for label in labels)
+    places = {wordnet: place for place, wordnet in enumerate(_published()[0])}
+    places |= {plain_name(name): place for place, name in enumerate(class_names())}
+    known = ([places[key] for key in class_keys(label) if key in places] for label in labels)
+    return tuple(found[0] if found else None for found in known)
 
 
-def _plain(name: str) -> str:
-    return name.replace("_", " ").strip().casefold()
+def class_keys(label: str) -> tuple[str, ...]:
+    """What a label may be known by: its name, and WordNet ids in it. Capitals, underscores and
+    further spaces do not matter."""
+    return plain_name(label), *_WORDNET.findall(label)
+
+
+def plain_name(label: str) -> str:
+    """A name as names are compared."""
+    return " ".join(label.replace("_", " ").casefold().split())

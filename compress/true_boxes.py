@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 from edgecompress.errors import InputError
 
 from ..runner.photo import Box
+from .imagenet import class_keys, plain_name
 from .photos import PhotoSet, find_photos, labelled_csv
 
 COLUMNS = ("width", "height", "boxes_xyxy")
 MAX_BOXES = 1000
 _LONGEST = 10**6
-_WORDNET = re.compile(r"n\d{8}")
 _HINT = "docs/data.md says what such a table holds"
 
 
@@ -48,16 +47,12 @@ class BoxedPhotos:
 
         A class is told by its WordNet id or its name; capitals and underscores do not matter.
         """
-        wanted = {key for label in labels for key in (_plain(label), *_WORDNET.findall(label))}
-        names = [_plain(name) for name in self.photos.labels]
+        wanted = {key for label in labels for key in class_keys(label)}
+        names = [plain_name(name) for name in self.photos.labels]
         return tuple(
             names[target] in wanted or wnid in wanted
             for target, wnid in zip(self.photos.targets, self.wnids, strict=True)
         )
-
-
-def _plain(label: str) -> str:
-    return " ".join(label.replace("_", " ").casefold().split())
 
 
 def find_boxed(source: str, data_root: Path | None = None) -> BoxedPhotos:
