@@ -28,6 +28,8 @@ SUB_VERBS += [
     "bench peers",
     "bench layers",
     "bench tune",
+    "bench compression",
+    "bench crops",
     "report compare",
     "report history",
     "report export",
