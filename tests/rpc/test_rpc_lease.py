@@ -93,9 +93,9 @@ def test_a_lease_that_is_taken_away(sessions: tuple[Session, Session]) -> None:
 def test_what_is_written_there_is_renewed(
     sessions: tuple[Session, Session], file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "LASTS_S", 2.0)
+    monkeypatch.setattr(leases, "LASTS_S", 4.0)
     with lease(sessions[0], "tuning"):
-        time.sleep(3)
+        time.sleep(5)
         assert standing(file.read_text(), boot(), uptime()) is not None
 
 

@@ -94,7 +94,7 @@ def test_a_timeout_kills_the_whole_family(session: Session) -> None:
     began = time.monotonic()
     with pytest.raises(BoardError, match="took longer than 1 s") as ended:
         session.run(["sh", "-c", "sleep 987601 & sleep 987601"], timeout=1)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert ended.value.exit_code == 4
     assert gone("987601")
 

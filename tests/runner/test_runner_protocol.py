@@ -137,7 +137,7 @@ def test_both_minimums_and_whole_rounds(pi: Pi) -> None:
 def test_a_pass_ends_when_its_time_is_over(pi: Pi) -> None:
     plan = Plan(runs=1000, seconds=100, most_seconds=0.2)
     one = run(pi, plan)
-    assert 0.2 <= one.seconds < 5
+    assert 0.2 <= one.seconds < 50
     assert [doubt.kind for doubt in doubts(one, plan, None)][-2:] == ["few", "short"]
 
 
