@@ -14,7 +14,7 @@ from . import charts, text
 from .compare import Comparison, Row
 from .gates import Verdict
 from .metrics import GROUPS
-from .page import environment
+from .template import environment
 
 DRAWN = ("top1", "top5", "p50", "p90", "p99", "mean", "macs", "memory", "bundle")
 

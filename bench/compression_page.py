@@ -12,6 +12,7 @@ from edgecompress.files import write_text
 
 from . import charts, text
 from .compression import FULL, HEAD, Line, rows_of, sentence, title, told_gains, told_lines
+from .template import environment
 
 _LEFT, _RIGHT, _TOP, _HEIGHT = 76, 300, 24, 320
 _COLOURS = 4
@@ -20,8 +21,6 @@ _SHAPES = ("circle", "square", "diamond", "triangle")
 
 def write_compression(value: Mapping[str, Any], path: Path) -> None:
     """Write the page."""
-    from .page import environment
-
     page = environment().get_template("compression.html.j2").render(**page_values(value))
     write_text(path, page)
 

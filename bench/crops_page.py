@@ -17,6 +17,7 @@ from ..compress.true_boxes import BoxedPhotos
 from ..runner.errors import RunnerError
 from ..runner.photo import Box, decode
 from .crops import CROP, HEAD, Looked, Overlap, Sight, overlap, rows_of, sentences
+from .template import environment
 
 PICTURES = 12
 SIDE = 240
@@ -101,8 +102,6 @@ def _data_uri(image: Image.Image) -> str:
 
 def write_crops(told: Mapping[str, Any], pictures: Sequence[Picture], path: Path) -> None:
     """Write the page. Everything that comes from a cascade or a table is escaped."""
-    from .page import environment
-
     page = (
         environment().get_template("crops.html.j2").render(**page_values(told), pictures=pictures)
     )

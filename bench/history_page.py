@@ -12,7 +12,7 @@ from edgecompress.files import write_text
 
 from . import charts, text
 from .history import Entry, by_series, is_time, unit_of
-from .page import environment
+from .template import environment
 
 _LEFT, _RIGHT, _TOP, _HEIGHT = 90, 170, 26, 220
 _COLOURS = 4

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import text
+from .template import environment
 
 
 def markdown(facts: Mapping[str, Any]) -> str:
     """README.md of a light cascade folder (`compress.shipping.ship` gives the facts)."""
-    from .page import environment
-
     return environment().get_template("model_card.md.j2").render(facts=facts, networks=_rows(facts))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from edgecompress.files import write_text
@@ -21,24 +20,9 @@ from .peer_facts import cycles_of
 from .report import Material, read_manifest
 from .schema import Layer, Report
 from .search_section import section_values
+from .template import environment
 
-TEMPLATES = Path(__file__).parent / "templates"
 SLOWEST = 12
-
-
-def environment() -> Environment:
-    """What fills in a page's template: everything is escaped, and nothing may be missing."""
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters.update(
-        percent=text.percent, macs=text.macs, ms=text.milliseconds, mb=text.megabytes
-    )
-    return made
 
 
 def page_examples(material: Material) -> list[Example]:

@@ -17,7 +17,7 @@ from edgecompress.errors import UsageError
 from . import summary
 from .jobs import Trials
 from .precision import require_float16
-from .steps import find_board
+from .run import find_board
 from .tune_boards import endpoints, require_once, require_one_sort
 from .verb import Json, Wait, duration, example, verb, waiting
 

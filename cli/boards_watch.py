@@ -53,7 +53,7 @@ def _watch(
     With --json, one line for each round.
     """
     from ..rpc.watch import Watch, watched
-    from .steps import find_board
+    from .run import find_board
 
     seconds = duration(every, "--every")
     for name in names or ():

@@ -21,12 +21,12 @@ from edgecompress.files import cache_dir, read_json, sha256_json, write_json
 from ..targets import Board
 from .job import BenchTable
 from .precision import compiler_precision
+from .run import Run, code_fingerprint, leased
 
 if TYPE_CHECKING:
     from ..compress.config import CompressConfig
     from ..compress.network import NetworkSpec
     from ..rpc import Session
-    from .steps import Run
 
 NETWORK = "network"
 _LATENCY = {"photos": 1, "runs": 30, "seconds": 1.0, "most_seconds": 30.0, "retries": 1}
@@ -95,7 +95,6 @@ def job_cost(run: Run, settings: CompressConfig) -> KeptCost | None:
 
 def _by_time(run: Run) -> KeptCost:
     from ..rpc.lease import new_token
-    from .steps import leased
 
     bench = run.job.bench
     latency = bench.latency.model_copy(update=_LATENCY)
@@ -108,15 +107,9 @@ def _by_time(run: Run) -> KeptCost:
     )  # fmt: skip
     identity = [
         __version__, asdict(run.board), run.board_name, bench.cluster, bench.threads, compiler,
-        _code(),
+        code_fingerprint("compile", "runner"),
     ]  # fmt: skip
     return KeptCost(run.board_name, identity, measure)
-
-
-def _code() -> str:
-    from .steps import code_fingerprint
-
-    return code_fingerprint("compile", "runner")
 
 
 def _time(
@@ -190,7 +183,7 @@ def _by_cycles(board: Board) -> KeptCost:
         )
     if reason := why_not():
         raise BoardError(f"cycles cannot be estimated: {reason}", "make counting")
-    identity = [__version__, "cycles", asdict(board), _code()]
+    identity = [__version__, "cycles", asdict(board), code_fingerprint("compile", "runner")]
     return KeptCost(f"{board.name}, estimated", identity, partial(_estimate, board=board))
 
 

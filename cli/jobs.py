@@ -12,8 +12,8 @@ from edgecompress.errors import UsageError
 
 from . import steps, summary
 from .job import DeployTable, Job, load_job
+from .run import Run
 from .state import open_workspace
-from .steps import Run
 from .verb import Data, History, Json, Wait, duration, example, verb, waiting
 
 # verb -> (last step, what the help says, what is printed at the end)

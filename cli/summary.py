@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from edgecompress.files import read_json, sha256_file
 
 from . import show
-from .steps import Run, read_networks, read_quantization, read_tuning
+from .run import Run
+from .steps import read_networks, read_quantization, read_tuning
 
 if TYPE_CHECKING:
     from ..bench.schema import Peers, Precision, Report, Scores

@@ -12,7 +12,7 @@ from .augment import Augment
 from .boxes import BoxLoss
 from .budget import Budget, parse_budget
 from .cam import THRESHOLD, CamKind
-from .foreign.source import PREFIX
+from .foreign import is_foreign
 from .network import NetworkSpec
 from .recipe import Precision, Recipe
 from .search import FEWEST_TRIALS
@@ -86,7 +86,7 @@ Budgeted = Annotated[float | str, BeforeValidator(_budget)]
 
 
 def _usual_width(read: dict[str, Any]) -> float:
-    return 1.0 if str(read.get("family", "")).startswith(PREFIX) else 0.5
+    return 1.0 if is_foreign(str(read.get("family", ""))) else 0.5
 
 
 class BaseTable(Table):
@@ -354,7 +354,7 @@ class CompressConfig(Table):
 
     @model_validator(mode="after")
     def _an_untrained_base_has_weights(self) -> Self:
-        own = self.base.family.startswith(PREFIX)  # a module comes with its weights
+        own = is_foreign(self.base.family)  # a module comes with its weights
         if not self.train.epochs and self.base.weights is None and not own:
             raise ValueError("train.epochs: 0 needs trained weights, in base.weights")
         return self

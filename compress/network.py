@@ -7,11 +7,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from edgecompress.errors import InputError, UsageError
 
 from .families import Network, find_family
+from .foreign import foreign_family, is_foreign
+from .macs import count_macs
 
 DEFAULT_MULTIPLE = 8
 
@@ -42,7 +43,8 @@ class NetworkSpec:
         Raises:
             UsageError: the family is unknown, or cannot round to `multiple`.
         """
-        family = find_family(self.family)
+        name = self.family
+        family = foreign_family(name) if is_foreign(name) else find_family(name)
         size = (self.width, self.depth, self.resolution, self.classes)
         if self.multiple == DEFAULT_MULTIPLE:
             return family.build(*size)
@@ -99,28 +101,3 @@ def _count(spec: NetworkSpec) -> tuple[int, int]:
         image = torch.empty(1, 3, spec.resolution, spec.resolution)
     params = sum(weight.numel() for weight in network.parameters())
     return count_macs(network, image), params
-
-
-def count_macs(network: nn.Module, image: Tensor) -> int:
-    """Multiply-accumulates of one forward pass: convolutions and linear layers.
-
-    Args:
-        image: `[1, 3, r, r]` on the network's device.
-    """
-    total = 0
-
-    def add(module: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal total
-        weight: Any = module.weight
-        total += output.numel() * weight[0].numel()
-
-    handles = [
-        part.register_forward_hook(add)
-        for part in network.modules()
-        if isinstance(part, nn.Conv2d | nn.Linear)
-    ]
-    with torch.no_grad():
-        network(image)
-    for handle in handles:
-        handle.remove()
-    return total

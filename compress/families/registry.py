@@ -96,10 +96,6 @@ def find_family(name: str) -> Family:
     Raises:
         UsageError: there is none; near names are offered.
     """
-    if name.startswith("module:"):  # the user's own code, imported only because a job names it
-        from ..foreign import foreign_family
-
-        return foreign_family(name)
     if name not in _families:
         raise unknown_name("network family", name, family_names(), UsageError)
     return _families[name]

@@ -2,5 +2,13 @@
 
 from .anatomy import Capabilities, capabilities
 from .network import Foreign, foreign_family, require_maps
+from .source import is_foreign
 
-__all__ = ["Capabilities", "Foreign", "capabilities", "foreign_family", "require_maps"]
+__all__ = [
+    "Capabilities",
+    "Foreign",
+    "capabilities",
+    "foreign_family",
+    "is_foreign",
+    "require_maps",
+]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgecompress.errors import UsageError
 
 from ..families.layers import thin_stages
-from ..network import count_macs
+from ..macs import count_macs
 
 MAPS_SIDE = 224
 """Side at which the last map is looked for: at the job's own it may have one position."""

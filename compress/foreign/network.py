@@ -84,8 +84,7 @@ class Foreign(Network):
         Raises:
             UsageError: it is not a larger one of the same network.
         """
-        from ..prune.coupled import Channels
-        from ..prune.depgraph import group_norms
+        from ..prune.coupled import Channels, group_norms
 
         if not isinstance(large, Foreign):
             raise UsageError("a foreign network can only begin with the weights of its own kind")
@@ -168,7 +167,7 @@ def require_maps(family: str, classes: int, resolution: int) -> None:
     Raises:
         UsageError: it has none.
     """
-    if not family.startswith(source.PREFIX):
+    if not source.is_foreign(family):
         return
     found = anatomy_of(family, classes, resolution)
     if found.maps is None:

@@ -25,6 +25,11 @@ processes that a job starts."""
 _FORM = 'write family = "module:package.models:make", where make(classes) gives an nn.Module'
 
 
+def is_foreign(family: str) -> bool:
+    """Whether a family's name names the user's own code."""
+    return family.startswith(PREFIX)
+
+
 def look_in(folder: Path) -> None:
     """Let modules be found in a folder (a job file's), here and in processes started from here."""
     told = os.environ.get(FOLDERS, "").split(os.pathsep)
@@ -78,7 +83,7 @@ def short_name(family: str) -> str:
 
     Modules lie at any depth, and Python's names may have any letters; a cascade's may not.
     """
-    if not family.startswith(PREFIX):
+    if not is_foreign(family):
         return family
     plain = re.sub(r"[^A-Za-z0-9._-]", "", family.rpartition(":")[2]).lstrip("._-")
     return plain[:48] or "own"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgecompress.errors import UsageError
 
 from ..families import Network
-from ..network import count_macs
+from ..macs import count_macs
 from .coupled import Channels, Coupled
 
 Score = Callable[[Channels], Sequence[Tensor]]

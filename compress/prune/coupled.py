@@ -219,3 +219,14 @@ def _positions(network: nn.Module, image: Tensor) -> dict[nn.Module, int]:
         for handle in handles:
             handle.remove()
     return found
+
+
+def group_norms(channels: Channels) -> Sequence[Tensor]:
+    """Torch-Pruning's group importance (L2) of each group's channels."""
+    norm = tp.importance.GroupMagnitudeImportance(p=2)
+    # A group of a layer that it has no norm for keeps its leading channels.
+    scores = [norm(group.raw) for group in channels.groups]
+    return [
+        torch.arange(group.channels, 0, -1.0) if score is None else score
+        for group, score in zip(channels.groups, scores, strict=True)
+    ]

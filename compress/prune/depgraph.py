@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-import torch_pruning as tp
 from torch import Tensor
 
 from ..families import Network
 from ..network import NetworkSpec
 from .budget import Pruned, prune_to_budget
-from .coupled import Channels
+from .coupled import group_norms
 
 
 def prune_depgraph(
@@ -36,14 +33,3 @@ def prune_depgraph(
     """
     image = torch.zeros(1, 3, spec.resolution, spec.resolution)
     return prune_to_budget(network, image, macs, group_norms, multiple=multiple)
-
-
-def group_norms(channels: Channels) -> Sequence[Tensor]:
-    """Torch-Pruning's group importance (L2) of each group's channels."""
-    norm = tp.importance.GroupMagnitudeImportance(p=2)
-    # A group of a layer that it has no norm for keeps its leading channels.
-    scores = [norm(group.raw) for group in channels.groups]
-    return [
-        torch.arange(group.channels, 0, -1.0) if score is None else score
-        for group, score in zip(channels.groups, scores, strict=True)
-    ]

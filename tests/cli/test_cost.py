@@ -9,8 +9,8 @@ import pytest
 
 from edgecompress.cli.cost import KeptCost, job_cost, shapes
 from edgecompress.cli.job import Job, compress_config
+from edgecompress.cli.run import Run
 from edgecompress.cli.state import Workspace
-from edgecompress.cli.steps import Run
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.errors import UsageError
 

@@ -12,8 +12,8 @@ import pytest
 from edgecompress.bench.history import Entry, append, read
 from edgecompress.cli import steps
 from edgecompress.cli.job import Job
+from edgecompress.cli.run import Run
 from edgecompress.cli.state import Workspace
-from edgecompress.cli.steps import Run
 from edgecompress.errors import BoardError
 from edgecompress.events import Event, listening
 

@@ -15,8 +15,8 @@ from edgecompress.bench.schema import Peers
 from edgecompress.cli import peers as step
 from edgecompress.cli import steps
 from edgecompress.cli.job import Job
+from edgecompress.cli.run import Run
 from edgecompress.cli.state import Workspace
-from edgecompress.cli.steps import Run
 from edgecompress.errors import CompileError
 from edgecompress.targets import BoardEntry
 from edgecompress.targets.inventory import add

@@ -16,8 +16,8 @@ from edgecompress import events
 from edgecompress.cli import steps, summary
 from edgecompress.cli.job import Job, QuantizeTable, load_job
 from edgecompress.cli.precision import calibration_photos, compiler_precision, require_float16
+from edgecompress.cli.run import Run
 from edgecompress.cli.state import Workspace
-from edgecompress.cli.steps import Run
 from edgecompress.compress.photos import image_folder
 from edgecompress.errors import UsageError
 from edgecompress.files import write_json

@@ -16,8 +16,8 @@ import pytest
 
 from edgecompress.cli import steps
 from edgecompress.cli.job import load_job
+from edgecompress.cli.run import Run
 from edgecompress.cli.state import Workspace
-from edgecompress.cli.steps import Run
 from edgecompress.errors import UsageError
 from edgecompress.targets import BoardEntry
 from edgecompress.targets.inventory import add, inventory_path

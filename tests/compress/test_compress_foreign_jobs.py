@@ -20,7 +20,8 @@ from edgecompress.compress.evaluate import evaluate
 from edgecompress.compress.export import TOLERANCE
 from edgecompress.compress.foreign.network import require_maps
 from edgecompress.compress.foreign.source import FOLDERS, short_name
-from edgecompress.compress.network import NetworkSpec, count_macs
+from edgecompress.compress.macs import count_macs
+from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.photos import image_folder
 from edgecompress.compress.plan import compress_photos
 from edgecompress.compress.prune.depgraph import prune_depgraph

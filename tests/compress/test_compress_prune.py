@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgecompress.compress.export import write_onnx
-from edgecompress.compress.network import NetworkSpec, count_macs
+from edgecompress.compress.macs import count_macs
+from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.prune.budget import solve
-from edgecompress.compress.prune.coupled import Channels, is_depthwise, lowest
-from edgecompress.compress.prune.depgraph import group_norms, prune_depgraph
+from edgecompress.compress.prune.coupled import Channels, group_norms, is_depthwise, lowest
+from edgecompress.compress.prune.depgraph import prune_depgraph
 from edgecompress.compress.prune.hrank import average_ranks, prune_hrank, ranks
 from edgecompress.errors import UsageError
 

@@ -138,7 +138,7 @@ def test_names_that_are_no_model() -> None:
 def test_the_half_resnet_is_the_one_that_is_documented() -> None:
     import torch
 
-    from edgecompress.compress.network import count_macs
+    from edgecompress.compress.macs import count_macs
 
     with torch.device("meta"):
         network, side = MODELS["half-resnet50"]()
