@@ -40,8 +40,9 @@ VARIANTS = (
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    # TensorFlow's epsilon and decay (0.99).
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+    # TensorFlow's epsilon. Its decay of 0.99 would leave a fine-tuning of an epoch or two with
+    # statistics of weights from hundreds of steps before: PyTorch's 0.9 it is.
+    return nn.BatchNorm2d(channels, eps=1e-3)
 
 
 class DepthwiseSeparable(nn.Module):

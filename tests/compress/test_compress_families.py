@@ -250,6 +250,23 @@ def test_a_family_that_rounds_to_eight_only_says_so() -> None:
         NetworkSpec("foreground_predictor", 1.0, 1.0, 64, 4, 16).build()
 
 
+@pytest.mark.parametrize("family", ["resnet18", "mobilenet_v2", "efficientnet_lite0"])
+def test_statistics_are_known_after_a_short_fine_tuning(family: str) -> None:
+    """What 130 steps have seen is what the network expects: an epoch of a few thousand photos has
+    no more of them."""
+    torch.manual_seed(0)
+    network = NetworkSpec(family, 0.25, 0.3, 64, 5).build()
+    for part in network.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    photos = 3 + 2 * torch.randn(16, 3, 64, 64)
+    with torch.no_grad():
+        for _ in range(130):
+            features = network.train().forward_features(photos)
+        found = network.eval().forward_features(photos)
+    assert (found - features).norm() < 0.1 * features.norm()
+
+
 def test_a_damaged_spec_is_refused() -> None:
     with pytest.raises(InputError):
         NetworkSpec.from_json({"family": "resnet18", "width": "wide"})
