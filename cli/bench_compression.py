@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from .job import Job, comparison_table, compress_config, load_job
 from .jobs import JobFile, Out, Quick
 from .state import COMPARISON, open_workspace
 from .verb import Data, Json, example, verb
+
+if TYPE_CHECKING:
+    from ..compress.config import BaseTable
 
 Seeds = Annotated[
     list[int] | None,
@@ -137,13 +140,24 @@ def _typed(job: Path, options: dict[str, Any]) -> str:
     return " ".join(["edgecompress bench compression", str(job), *given])
 
 
+def told_base(base: BaseTable, epochs: int, photos: str) -> str:
+    """What the base is and where its weights are from."""
+    start = "nothing" if base.weights is None else base.weights
+    trained = f"trained {_epochs(epochs)} from {start} on {photos}"
+    if not epochs:
+        trained = "as it is" if base.weights is None else f"with the weights {start} as they are"
+    return f"{base.family}, width {base.width:g}, {base.resolution} px, {trained}"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" + "s" * (count != 1)
+
+
 def _about(wanted: Job, config: Any, table: Any, n: int) -> dict[str, Any]:
-    base, learn = config.base, config.train
     text = (
-        f"{base.family}, width {base.width:g}, {base.resolution} px, trained {learn.epochs} epochs"
-        f" from nothing on {wanted.data.train}; each method fine-tuned {table.epochs} epochs with"
-        f" the base as teacher; top-1 of {n:,} photos of {wanted.data.photos}, on which nothing was"
-        " chosen"
+        f"{told_base(config.base, config.train.epochs, wanted.data.train)}; each method fine-tuned"
+        f" {_epochs(table.epochs)} with the base as teacher; top-1 of {n:,} photos of"
+        f" {wanted.data.photos}, on which nothing was chosen"
     )
     return {
         "job": wanted.name,
