@@ -140,12 +140,14 @@ def _typed(job: Path, options: dict[str, Any]) -> str:
     return " ".join(["edgecompress bench compression", str(job), *given])
 
 
-def told_base(base: BaseTable, epochs: int, photos: str) -> str:
+def told_base(base: BaseTable, epochs: int, photos: str | None) -> str:
     """What the base is and where its weights are from."""
-    start = "nothing" if base.weights is None else base.weights
-    trained = f"trained {_epochs(epochs)} from {start} on {photos}"
-    if not epochs:
-        trained = "as it is" if base.weights is None else f"with the weights {start} as they are"
+    if epochs:
+        trained = f"trained {_epochs(epochs)} from {base.weights or 'nothing'} on {photos}"
+    elif base.weights:
+        trained = f"with the weights {base.weights} as they are"
+    else:
+        trained = "as it is"
     return f"{base.family}, width {base.width:g}, {base.resolution} px, {trained}"
 
 
