@@ -13,8 +13,9 @@ import pytest
 
 from edgecompress.bench.compare_page import render_comparison
 from edgecompress.bench.history_page import render_history
-from edgecompress.bench.page import TEMPLATES, render_page
+from edgecompress.bench.page import render_page
 from edgecompress.bench.schema import Report
+from edgecompress.bench.template import TEMPLATES
 from edgecompress.bench.threshold import mean_times, slider_data
 
 from .test_compare import changed, held
