@@ -14,7 +14,7 @@ from edgecompress.errors import UsageError
 from . import bench_compression, bench_crops, bench_tune, jobs, show
 from .bench_tune import OtherPrecision
 from .precision import require_float16
-from .run import alone
+from .run import alone, find_board
 from .verb import JobUnlessNamed, Json, Wait, example, verb, waiting
 
 if TYPE_CHECKING:
@@ -210,7 +210,6 @@ def _counted_layer(row: LayerCost, core: str, total: float) -> list[str]:
 
 def _measurable(name: str) -> Board:
     from ..targets import virtual_names
-    from .run import find_board
 
     board = find_board(name)
     if board.kind == "ssh":
