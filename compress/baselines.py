@@ -6,7 +6,7 @@ Each gives a network that is ready to be fine-tuned; how long and how is the sam
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,7 +18,7 @@ from .evaluate import normalise
 from .families import Network
 from .learn import Compression, inherited
 from .network import NetworkSpec
-from .shrink import SIDE_STEP, SMALLEST_SIDE, Dimension, propose
+from .shrink import Dimension, at_side, propose
 
 if TYPE_CHECKING:
     from .prune.budget import Pruned
@@ -74,10 +74,9 @@ def only_resolution(base: NetworkSpec, budget: float) -> NetworkSpec:
     Raises:
         UsageError: even the smallest side costs more.
     """
-    for side in range(base.resolution, SMALLEST_SIDE - 1, -1):
-        spec = replace(base, resolution=side)
-        if side % SIDE_STEP == 0 and spec.macs <= budget * base.macs:
-            return spec
+    spec = at_side(base, budget * base.macs, base.resolution)
+    if spec is not None:
+        return spec
     raise UsageError(
         f"no input side brings {base.family} to {budget:g} of its MACs", "raise the budget"
     )
@@ -108,8 +107,6 @@ def start(
         UsageError: the method cannot meet the budget.
     """
     spec, base = one.load("base")
-    if budget >= 1:
-        return built(one, spec)
     if method == "resolution":
         return built(one, only_resolution(spec, budget))
     if method == "width":

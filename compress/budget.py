@@ -11,6 +11,10 @@ from edgecompress.errors import UsageError
 
 Kind = Literal["share", "MACs", "ms"]
 
+LARGEST_SHARE = 1.5625
+"""Of the base's cost: photos are kept at 1.25 of its input side (`material.CACHE_MARGIN`), and no
+network is to look at more pixels than there are."""
+
 HINT = "write a share of the base (0.5x), MACs (300MMACs, 1.2GMACs) or a time (40ms, 1.5s)"
 
 _NUMBER = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z%]*)\s*", re.IGNORECASE)
@@ -32,7 +36,7 @@ class Budget:
     """What a network may cost.
 
     Attributes:
-        value: a share of the base's cost in (0, 1], or MACs, or milliseconds a photo.
+        value: a share of the base's cost in (0, 1.5625], or MACs, or milliseconds a photo.
         kind: which of them.
     """
 
@@ -87,9 +91,9 @@ def parse_budget(written: Any) -> Budget:
         raise UsageError(f"'{written}' is not a budget: '{number}' is no number", HINT) from None
     if not 0 < value < math.inf:
         raise UsageError(f"'{written}' is not a budget: it must be above 0", HINT)
-    if kind == "share" and value > 1:
+    if kind == "share" and value > LARGEST_SHARE:
         raise UsageError(
-            f"'{written}' is not a budget: a share of the base is at most 1",
+            f"'{written}' is not a budget: a share of the base is at most {LARGEST_SHARE:g}",
             f"{HINT}; a larger network needs a larger [compress.base]",
         )
     return Budget(value, kind)

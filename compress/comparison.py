@@ -25,7 +25,7 @@ from . import ddp
 from .baselines import Method, Start, start
 from .cascade import Member, frontier, mean_chance
 from .chooser import Asked, Chooser
-from .config import CompressConfig, Epochs, Positive, Share, Table, Workers
+from .config import CompressConfig, Epochs, MemberShare, Positive, Share, Table, Workers
 from .crop_sizes import with_sizes
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
@@ -52,7 +52,8 @@ class ComparisonTable(Table):
     Attributes:
         seeds: one base and all that follows from it, each.
         budgets: shares of the base's MACs that every method has to keep.
-        members: shares of the base's MACs of the networks that cascades are made of.
+        members: shares of the base's MACs of the networks that cascades are made of, ascending;
+            above 1 it is the base at a larger resolution.
         headline: the share at which the paper compares itself with the uncompressed network.
         epochs: of each fine-tuning.
         rate: multiplies the base's learning rate.
@@ -65,7 +66,7 @@ class ComparisonTable(Table):
 
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     budgets: tuple[Share, ...] = (0.25, 0.5, 0.75)
-    members: tuple[Share, ...] = (0.125, 0.25, 0.5, 1.0)
+    members: tuple[MemberShare, ...] = (0.125, 0.25, 0.5, 1.0)
     headline: Share = 0.512
     epochs: Epochs = 5
     rate: Positive = 0.5

@@ -10,7 +10,7 @@ from edgecompress.errors import UsageError
 
 from .augment import Augment
 from .boxes import BoxLoss
-from .budget import Budget, parse_budget
+from .budget import LARGEST_SHARE, Budget, parse_budget
 from .cam import THRESHOLD, CamKind
 from .foreign import is_foreign
 from .network import NetworkSpec
@@ -69,6 +69,7 @@ class PretrainedConfig(Table):
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+MemberShare = Annotated[float, Field(gt=0, le=LARGEST_SHARE)]
 Side = Annotated[int, Field(ge=16, le=1024)]
 Epochs = Annotated[int, Field(ge=1)]
 Workers = Literal["auto", "ray"] | Annotated[int, Field(ge=1, le=1024)]
@@ -253,8 +254,9 @@ class MembersTable(Table):
     """`[compress.members]`: the networks of the cascade.
 
     Attributes:
-        budgets: of each: a share of the base (0.5, "0.5x"; 1 is the base itself), "1.2GMACs", or
-            "40ms" on the job's board. Those of one kind ascend.
+        budgets: of each: a share of the base (0.5, "0.5x"; 1 is the base itself, up to 1.5625
+            the same at a larger resolution), "1.2GMACs", or "40ms" on the job's board. Those of one
+            kind ascend.
         epochs: of training with the base as teacher, on whole photos.
         tune_epochs: of the fine-tuning that follows, on predicted crops (and, where `crop` is
             `auto`, once more on whole photos to compare with).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..runner.photo import Box, centre_box, crop_box
 from ..runner.spec import Preprocess
+from .budget import LARGEST_SHARE
 from .config import CompressConfig
 from .families import Network
 from .loader import Crop, PhotoCache, load_cache, runner_inputs, whole
@@ -23,7 +25,7 @@ from .tasks import Held, run_batched
 # Mean and deviation of ImageNet's pixels, as everybody uses them, in 0..255.
 IMAGENET_PIXELS = Preprocess((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
-CACHE_MARGIN = 1.25
+CACHE_MARGIN = math.sqrt(LARGEST_SHARE)
 """Cached photos are so much larger than the base's input: random crops then still have pixels."""
 
 

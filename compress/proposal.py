@@ -160,7 +160,7 @@ def propose_members(one: Compression, shrink: Done, price: Price) -> Done:
 def propose_within(
     base: NetworkSpec, measured: Any, budget: Budget, cost: Cost, name: str
 ) -> NetworkSpec:
-    """The network along the measured exponents that a budget allows; at most the base itself.
+    """The network along the measured exponents that a budget allows; a share above 1 is larger.
 
     Args:
         measured: result of the shrink step.
@@ -169,7 +169,7 @@ def propose_within(
     Raises:
         UsageError: even the narrowest costs more.
     """
-    share = budget.value if budget.kind == "share" else budget.value / cost(base)
+    share = budget.value if budget.kind == "share" else min(budget.value / cost(base), 1.0)
     # How the cost goes with each dimension was measured in the trials' cost, which may be another.
     known = measured["powers"] if name == measured["cost"] else POWERS
     try:

@@ -60,8 +60,9 @@ class Hunt:
         points: list[Point] = []
         start = hand = self.start
         reached: Point | None = None
-        why = "the base itself: there is nothing to search"
-        left = 0 if start == self.whole else self.one.settings.shrink.search
+        why = "the base itself, or that at a larger side: there is nothing to search"
+        shrunk = start.macs < self.whole.macs
+        left = self.one.settings.shrink.search if shrunk else 0
         tried = {start}
         while count := first_round(left, reached is None):
             around = neighbours(hand, self.whole, self.limit, self.cost)
@@ -81,7 +82,7 @@ class Hunt:
                 break
             reached, why = challenger, better(challenger, reached)
             hand = reached.spec
-        if reached is None and start != self.whole:
+        if reached is None and shrunk:
             why = "what the exponents propose: too few trials to search"
         return self.record(points, reached, why)
 

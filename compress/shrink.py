@@ -189,16 +189,16 @@ def propose(
     hold that far), blocks and pixels go further down.
 
     Args:
-        budget: share of the base's cost, in 0..1.
+        budget: share of the base's cost; above 1 it is the base itself at a larger resolution.
         cost: called some ten times.
         powers: how that goes with each dimension.
 
     Raises:
         UsageError: even the narrowest costs more.
     """
-    if budget >= 1:
-        return base
     limit = budget * cost(base)
+    if budget >= 1:
+        return at_side(base, limit, round(base.resolution * math.sqrt(budget)), cost) or base
     proposed = along(base, shares, budget, powers)
     for further in _FURTHER:
         start = scaled(proposed, {"depth": further**0.5, "resolution": further**0.25})
@@ -211,6 +211,15 @@ def propose(
         f"no {base.family} fits a budget of {budget:g} of the base",
         "raise the budget, or start from another family",
     )
+
+
+def at_side(
+    base: NetworkSpec, limit: float, most: int, cost: Cost = lambda spec: spec.macs
+) -> NetworkSpec | None:
+    """The base at the largest side up to `most`, a multiple of 8, that costs at most `limit`."""
+    sides = range(most // SIDE_STEP * SIDE_STEP, SMALLEST_SIDE - 1, -SIDE_STEP)
+    specs = (replace(base, resolution=side) for side in sides)
+    return next((spec for spec in specs if cost(spec) <= limit), None)
 
 
 def widest(

@@ -22,7 +22,7 @@ CONFIG = CompressConfig.model_validate(
     }
 )
 TABLE = ComparisonTable(
-    seeds=(0, 1), budgets=(0.5,), members=(0.3, 1.0), epochs=1, rank_photos=16, headline=0.6
+    seeds=(0, 1), budgets=(0.5,), members=(0.3, 1.0, 1.5625), epochs=1, rank_photos=16, headline=0.6
 )
 
 

@@ -22,6 +22,7 @@ from edgecompress.errors import UsageError
         ("0.5x", "share", 0.5),
         (" .25 X ", "share", 0.25),
         ("30%", "share", 0.3),
+        ("1.5x", "share", 1.5),
         ("900MACs", "MACs", 900),
         ("12 kmacs", "MACs", 12e3),
         ("300MMACs", "MACs", 300e6),
@@ -46,8 +47,8 @@ def test_what_people_write(written: object, kind: str, value: float) -> None:
         ("0x", "above 0"),
         ("-1ms", "not a budget"),
         ("1e999ms", "above 0"),
-        ("1.5x", "at most 1"),
-        (2, "at most 1"),
+        ("1.57x", "at most 1.5625"),
+        (2, "at most 1.5625"),
         (True, "not a budget"),
         (None, "not a budget"),
     ],
@@ -95,7 +96,7 @@ def test_a_table_of_budgets() -> None:
     assert MembersTable.model_validate(table.model_dump(mode="json")) == table
     # Of different kinds nobody knows yet which is more.
     assert MembersTable.model_validate({"budgets": ["40ms", 0.25]})
-    for wrong in ([], ["0.5x", 0.5], ["1GMACs", "1MMACs"], ["40 parsecs"], [1.5]):
+    for wrong in ([], ["0.5x", 0.5], ["1GMACs", "1MMACs"], ["40 parsecs"], [1.6]):
         with pytest.raises(ValidationError, match="budget"):
             MembersTable.model_validate({"budgets": wrong})
 

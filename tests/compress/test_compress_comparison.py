@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,11 +136,24 @@ def test_gains_are_paired_by_seed() -> None:
     rows = [_row("base", 1.0, seed, 0.8 + seed / 10) for seed in (0, 1)]
     rows += [_row("edgecompress", 0.512, seed, 0.81 + seed / 10) for seed in (0, 1)]
     rows += [_row("edgecompress", 0.5, 0, 0.8), _row("hrank", 0.5, 0, 0.75)]
-    over_base, over_hrank = compression.gains(rows, 0.512)
+    rows += [replace(_row("base-longer", 1.0, 1, 0.93), macs=100.0)]
+    over_base, over_longer, over_hrank = compression.gains(rows, 0.512)
     assert (over_base.mean, over_base.spread) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
     assert (over_hrank.mean, over_hrank.spread, over_hrank.seeds) == (pytest.approx(5.0), None, 1)
     assert "reached" in compression.sentence(over_base)
-    assert "48.8 % less" in compression.sentence(over_base)
+    assert "With 48.8 % less" in compression.sentence(over_base)
+    assert "on these photos" not in compression.sentence(over_base)
+    assert (over_longer.mean, over_longer.seeds) == (pytest.approx(-2.0), 1)
+    assert "paper" not in compression.sentence(over_longer)
+
+
+def test_what_the_budget_did_not_hold_for_is_said() -> None:
+    rows = [_row("base", 1.0, 0, 0.8), replace(_row("edgecompress", 0.512, 0, 0.9), macs=52.7)]
+    (gain,) = compression.gains(rows, 0.512)
+    assert gain.spent == pytest.approx(0.527)
+    assert "reached; 47.3 % less on these photos" in compression.sentence(gain)
+    # A document of before that was told.
+    assert "on these photos" not in compression.sentence(replace(gain, spent=None))
 
 
 def test_what_lies_above_the_full_method_is_marked() -> None:
@@ -171,7 +184,7 @@ def test_the_document_is_read_back(rows: list[Row], tmp_path: Path) -> None:
 def test_the_plot_has_a_mark_for_each_line(rows: list[Row]) -> None:
     lines = [line for line in compression.lines(rows) if line.method != "base-longer"]
     methods = len({line.method for line in lines})
-    drawn = str(plot([dataclasses.replace(line, spread=None) for line in lines]))
+    drawn = str(plot([replace(line, spread=None) for line in lines]))
     marks = drawn.count("<circle") + drawn.count('class="run') + drawn.count(' Z"')
     assert marks >= len(lines) + methods
 
@@ -180,10 +193,10 @@ def test_only_one_dimension_is_shrunk() -> None:
     base = NetworkSpec("resnet18", 0.5, 1.0, 128, 10)
     for budget in (0.25, 0.5, 0.75):
         small = only_resolution(base, budget)
-        assert dataclasses.replace(small, resolution=128) == base
+        assert replace(small, resolution=128) == base
         assert budget * 0.7 * base.macs < small.macs <= budget * base.macs
         narrow = only_width(base, budget)
-        assert dataclasses.replace(narrow, width=0.5) == base
+        assert replace(narrow, width=0.5) == base
         assert narrow.macs <= budget * base.macs
     with pytest.raises(UsageError, match="no input side"):
         only_resolution(base, 0.001)

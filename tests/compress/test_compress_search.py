@@ -105,7 +105,7 @@ CONFIG = CompressConfig.model_validate(
         "base": {"family": "resnet18", "width": 0.125, "resolution": 40},
         "train": {"epochs": 2, "batch": 16, "rate": 0.02, "scale": 0.6},
         "shrink": {"epochs": 1, "search": 6},
-        "members": {"budgets": [0.5, 1.0]},
+        "members": {"budgets": [0.5, 1.0, 1.5]},
     }
 )
 
@@ -150,7 +150,7 @@ def test_a_search_that_is_stopped_at_every_trial(shapes, tmp_path: Path) -> None
     while (done := _until_one_is_trained(_opened(shapes, tmp_path), trained)) is None:
         assert len(trained) < 10
     assert 4 <= len(trained) == len(set(trained)) <= 6  # each once, however often it was stopped
-    half, whole = done.result["members"]
+    half, whole, grown = done.result["members"]
     short = len(trained) - 2
     assert [point["long"] for point in half["points"]] == [False] * short + [True] * 2
     assert [point["epochs"] for point in half["points"]] == [1] * short + [3] * 2
@@ -165,7 +165,9 @@ def test_a_search_that_is_stopped_at_every_trial(shapes, tmp_path: Path) -> None
     assert half["chosen"] == (challenger if wins else proposal)["spec"]
     assert whole["points"] == []
     assert whole["chosen"] == _opened(shapes, tmp_path).settings.base.spec(2).to_json()
-    assert done.result["specs"] == [half["chosen"], whole["chosen"]]
+    assert grown["points"] == []
+    assert grown["chosen"] == whole["chosen"] | {"resolution": 48}
+    assert done.result["specs"] == [half["chosen"], whole["chosen"], grown["chosen"]]
     # Done is done.
     again: list[str] = []
     assert _until_one_is_trained(_opened(shapes, tmp_path), again) == done

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgecompress.compress.budget import LARGEST_SHARE
+from edgecompress.compress.material import CACHE_MARGIN
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.shrink import (
     DIMENSIONS,
@@ -88,6 +90,15 @@ def test_a_budget_of_one_is_the_base_and_tiny_ones_are_refused() -> None:
     assert propose(BASE, shares, 1.0) == BASE
     with pytest.raises(UsageError, match="budget"):
         propose(BASE, shares, 1e-6)
+
+
+def test_above_one_the_base_looks_closer() -> None:
+    shares = dict.fromkeys(DIMENSIONS, 1 / 3)
+    for budget, side in {1.01: 128, 1.3: 136, LARGEST_SHARE: 160}.items():
+        assert propose(BASE, shares, budget) == replace(BASE, resolution=side)
+        assert replace(BASE, resolution=side).macs <= budget * BASE.macs
+    # Photos are kept as large as the largest network sees them.
+    assert round(CACHE_MARGIN * BASE.resolution) == 160
 
 
 def test_the_cost_may_be_measured() -> None:
