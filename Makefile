@@ -24,14 +24,16 @@ shipped: install system ## the cascade that this project compressed itself, on t
 	$(BIN)/edgecompress data get imagenette
 	$(BIN)/edgecompress run examples/shipped.toml --out out/shipped
 
+SIDE_BY_SIDE := $(addprefix tests/,bench compile compress edgecompress targets)
+
 .PHONY: test
 test: install system counting ## set up and run the everyday tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	# Nothing in these two rooms is disturbed by a neighbour: two processes, one thread each.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --durations=25 tests/compress tests/compile
-	$(BIN)/pytest -q --durations=25 --ignore=tests/compress --ignore=tests/compile
+	# Nothing in these rooms is disturbed by a neighbour: two processes, one thread each.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --durations=25 $(SIDE_BY_SIDE)
+	$(BIN)/pytest -q --durations=25 $(SIDE_BY_SIDE:%=--ignore=%)
 
 .PHONY: test-slow
 test-slow: install system counting ## the tests that take longer

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .graph import Step, Value
 from .integer import HIGH, LOW
+from .operands import Operands
 from .stage import Expression, like
-
-if TYPE_CHECKING:
-    from .kernel import Builder
 
 Applied = Callable[[Expression, Expression, Expression, Expression], Expression]
 
@@ -40,7 +38,7 @@ class Epilogue:
     """The steps after an operator as one function of its result and of row, column and channel.
 
     Args:
-        build: whose layer it is of.
+        operands: of the layer that it is of.
         channels: of the result in memory.
         affine: of sums that are not real numbers yet.
         starts: the result is a sum that can begin with what would be added to it: then nothing is.
@@ -50,18 +48,20 @@ class Epilogue:
     """
 
     def __init__(
-        self, build: Builder, channels: int, affine: Affine | None, *, starts: bool
+        self, operands: Operands, channels: int, affine: Affine | None, *, starts: bool
     ) -> None:
-        self._build = build
+        self._operands = operands
         self._channels = channels
         self._limited = False
         self._unit, self._zero = 1.0, 0.0
-        layer = build.layer
+        layer = operands.layer
         steps, result = list(layer.epilogue), layer.output.quantization
         if result is not None:
             assert steps[-1].kind == "quantize"
             steps.pop()
-        whole = (1 / result.scale, float(build.stored_zero(layer.output))) if result else (1.0, 0.0)
+        whole = (
+            (1 / result.scale, float(operands.stored_zero(layer.output))) if result else (1.0, 0.0)
+        )
         if all(step.kind in _LINEAR for step in steps):
             self._unit, self._zero = whole
         scale = np.full(channels, self._unit)
@@ -80,7 +80,7 @@ class Epilogue:
             unit, zero = whole
             self._steps.append(lambda value, h, w, c: value * like(unit, value) + like(zero, value))
         if result is not None:
-            integer = build.machine.integer
+            integer = operands.machine.integer
             self._steps.append(lambda value, h, w, c: integer.narrow(value))
 
     def __call__(
@@ -105,23 +105,23 @@ class Epilogue:
         if not start.any():
             return None
         shift[:] = 0
-        return self._build.constant(start, "start", "int32" if affine is not None else "")
+        return self._operands.constant(start, "start", "int32" if affine is not None else "")
 
     def _scaled(self, scale: np.ndarray, shift: np.ndarray, affine: Affine | None) -> list[Applied]:
         """One multiplication and one addition, as far as there is anything to do."""
-        dtype = self._build.machine.dtype
+        dtype = self._operands.machine.dtype
         found: list[Applied] = []
         if affine is not None:
             found.append(lambda value, h, w, c: value.astype(dtype))
         if affine is not None and self._constant(scale) is None:
-            factors = self._build.constant(scale, "scale")
+            factors = self._operands.constant(scale, "scale")
             found.append(lambda value, h, w, c: value * factors[c])
         elif affine is not None or self._unit != 1:
             factor = float(scale[0])
             found.append(lambda value, h, w, c: value * like(factor, value))
         constant = self._constant(shift)
         if constant is None:
-            shifts = self._build.constant(shift, "bias")
+            shifts = self._operands.constant(shift, "bias")
             found.append(lambda value, h, w, c: value + shifts[c])
         elif constant:
             found.append(lambda value, h, w, c: value + like(constant, value))
@@ -139,18 +139,18 @@ class Epilogue:
         if step.kind in ("add", "sub"):
             return self._sum(step, shift)
         self._limited = True
-        operand, dtype = self._operand(step), self._build.machine.dtype
+        operand, dtype = self._operand(step), self._operands.machine.dtype
         return lambda value, h, w, c: _STEPS[step.kind](value, operand(h, w, c), dtype)
 
     def _limit(self, step: Step, last: bool) -> Applied:
         low, high = (0.0, np.inf) if step.kind == "relu" else _bounds(step)
         low, high = (bound * self._unit + self._zero for bound in (low, high))
         if last and self._unit != 1:
-            offset = self._build.machine.integer.offset
+            offset = self._operands.machine.integer.offset
             # What the 8 bits limit anyway; half a step is lost in rounding.
             low = -np.inf if low <= LOW + offset + 0.5 else low
             high = np.inf if high >= HIGH + offset - 0.5 else high
-        dtype = self._build.machine.dtype
+        dtype = self._operands.machine.dtype
         return lambda value, h, w, c: _clip(value, (low, high), dtype)
 
     def _sum(self, step: Step, shift: np.ndarray) -> Applied:
@@ -158,14 +158,14 @@ class Epilogue:
         sign = 1.0 if step.kind == "add" else -1.0
         factor, operand = sign * self._unit, step.operand
         if isinstance(operand, str):
-            value = self._build.values[operand]
+            value = self._operands.values[operand]
             # The image has fewer channels in memory than others of as many.
-            there = self._build.physical(value) >= self._channels
+            there = self._operands.physical(value) >= self._channels
             if value.quantization is not None and there and not self._limited:
                 factor *= value.quantization.scale
-                shift -= factor * self._build.stored_zero(value)
-                whole = self._pixel(value, self._build.stored(operand))
-                dtype = self._build.machine.dtype
+                shift -= factor * self._operands.stored_zero(value)
+                whole = self._pixel(value, self._operands.stored(operand))
+                dtype = self._operands.machine.dtype
                 return lambda total, h, w, c: total + whole(h, w, c).astype(dtype) * factor
         elif not self._limited:
             extra = np.asarray(operand, np.float64)
@@ -181,14 +181,14 @@ class Epilogue:
 
         operand = step.operand
         if isinstance(operand, str):
-            read = self._build.normalised(operand, self._channels)
-            return self._pixel(self._build.values[operand], read)
+            read = self._operands.normalised(operand, self._channels)
+            return self._pixel(self._operands.values[operand], read)
         if isinstance(operand, np.ndarray):
             full = np.zeros(self._channels, "float32")
             full[: operand.size] = operand
-            padded = self._build.constant(full, step.kind)
+            padded = self._operands.constant(full, step.kind)
             return lambda h, w, c: padded[c]
-        dtype = self._build.machine.dtype
+        dtype = self._operands.machine.dtype
         if isinstance(operand, float):
             return lambda h, w, c: const(operand, dtype)
         return lambda h, w, c: operand
