@@ -17,6 +17,8 @@ from .template import environment
 _LEFT, _RIGHT, _TOP, _HEIGHT = 76, 300, 24, 320
 _COLOURS = 4
 _SHAPES = ("circle", "square", "diamond", "triangle")
+_SHORT = {"base-longer": "uncompressed, trained on", "base-larger": "uncompressed, larger side"}
+"""Where a title without its brackets has no room beside a drawing."""
 
 
 def write_compression(value: Mapping[str, Any], path: Path) -> None:
@@ -69,9 +71,7 @@ def plot(lines: Sequence[Line]) -> Markup:
 
 def _short(method: str) -> str:
     """A title that has room beside a drawing."""
-    if method == "base-longer":
-        return f"{title('base')}, trained on"
-    return title(method).split(" (")[0]
+    return _SHORT.get(method) or title(method).split(" (")[0]
 
 
 def _series(axes: charts.Axes, own: Sequence[Line], index: int) -> list[Markup]:

@@ -28,6 +28,7 @@ Method = Literal["resolution", "width", "hrank", "depgraph", "member", "member-c
 TITLES: Mapping[str, str] = {
     "base": "uncompressed",
     "base-longer": "uncompressed, trained on as long as the others",
+    "base-larger": "uncompressed, at a larger resolution (the last member alone)",
     "resolution": "resolution only, centre crop (RCC)",
     "width": "uniform width",
     "hrank": "HRank",

@@ -352,6 +352,9 @@ class _Rows:
         rows = [self.single("base", 1.0, "base")]
         if "member-1000" in self.done:
             rows.append(self.single("base-longer", 1.0, "member-1000"))
+        larger = [f"member-{round(1000 * share):04d}" for share in self.table.members if share > 1]
+        if larger and larger[-1] in self.done:
+            rows.append(self.single("base-larger", 1.0, larger[-1]))
         for budget in sorted({*self.table.budgets, self.table.headline}):
             rows += self.within(budget)
         return rows
