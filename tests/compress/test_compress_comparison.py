@@ -96,7 +96,7 @@ def test_seeds_side_by_side_give_the_same_rows(compared) -> None:
 
 
 def test_so_far_shows_what_is_there_and_trains_nothing(compared, tmp_path: Path) -> None:
-    wider = {"seeds": (0, 1, 7), "budgets": (0.5, 0.65), "members": (0.3, 0.45, 1.0)}
+    wider = {"seeds": (0, 1, 7), "budgets": (0.5, 0.65), "members": (0.3, 0.45, 1.0, 1.5625)}
     table = compared.table.model_copy(update=wider)
     seen: list[events.Event] = []
     with events.listening(seen.append):
