@@ -103,14 +103,25 @@ def lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def gains(rows: Sequence[Row], headline: float) -> list[Gain]:
-    """The paper's two claims, on these photos; and the first beside a base that was trained on."""
+    """The paper's two claims, on these photos; the first also beside a base that was trained on,
+    and within the largest budget that was spent within `headline` on these photos, too."""
     at = sorted({row.budget for row in rows if row.method == "hrank"}, key=lambda b: abs(b - 0.5))
     found = [
         _gain(rows, headline, "base", 1.0, PAPER_GAIN),
         _gain(rows, headline, "base-longer", 1.0, None),
+        _strict_gain(rows, headline),
     ]
     found += [_gain(rows, budget, "hrank", budget, PAPER_OVER_HRANK) for budget in at[:1]]
     return [one for one in found if one is not None]
+
+
+def _strict_gain(rows: Sequence[Row], headline: float) -> Gain | None:
+    """None where the headline's own budget was not overspent."""
+    budgets = {row.budget for row in rows if row.method == FULL and row.budget <= headline}
+    each = (_gain(rows, one, "base", 1.0, PAPER_GAIN) for one in sorted(budgets, reverse=True))
+    kept = (one for one in each if one is not None and (one.spent or 0) <= headline)
+    best = next(kept, None)
+    return None if best is None or best.budget == headline else best
 
 
 def _gain(

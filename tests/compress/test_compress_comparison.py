@@ -151,6 +151,9 @@ def test_gains_are_paired_by_seed() -> None:
 def test_what_the_budget_did_not_hold_for_is_said() -> None:
     rows = [_row("base", 1.0, 0, 0.8), replace(_row("edgecompress", 0.512, 0, 0.9), macs=52.7)]
     (gain,) = compression.gains(rows, 0.512)
+    # A smaller budget that kept within the larger one, on these photos as well.
+    rows += [replace(_row("edgecompress", budget, 0, 0.85), macs=51.0) for budget in (0.25, 0.5)]
+    assert [one.budget for one in compression.gains(rows, 0.512)] == [0.512, 0.5]
     assert gain.spent == pytest.approx(0.527)
     assert "reached; 47.3 % less on these photos" in compression.sentence(gain)
     # A document of before that was told.
