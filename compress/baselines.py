@@ -108,6 +108,8 @@ def start(
         UsageError: the method cannot meet the budget.
     """
     spec, base = one.load("base")
+    if budget == 1:
+        return built(one, spec)
     if method == "resolution":
         return built(one, only_resolution(spec, budget))
     if method == "width":

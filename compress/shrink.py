@@ -198,7 +198,9 @@ def propose(
     """
     limit = budget * cost(base)
     if budget >= 1:
-        return at_side(base, limit, round(base.resolution * math.sqrt(budget)), cost) or base
+        larger = at_side(base, limit, round(base.resolution * math.sqrt(budget)), cost)
+        # A base's own side need not be a multiple of 8.
+        return base if larger is None or larger.resolution < base.resolution else larger
     proposed = along(base, shares, budget, powers)
     for further in _FURTHER:
         start = scaled(proposed, {"depth": further**0.5, "resolution": further**0.25})

@@ -97,6 +97,8 @@ def test_above_one_the_base_looks_closer() -> None:
     for budget, side in {1.01: 128, 1.3: 136, LARGEST_SHARE: 160}.items():
         assert propose(BASE, shares, budget) == replace(BASE, resolution=side)
         assert replace(BASE, resolution=side).macs <= budget * BASE.macs
+    odd = replace(BASE, resolution=100)
+    assert [propose(odd, shares, budget).resolution for budget in (1.0, 1.2)] == [100, 104]
     # Photos are kept as large as the largest network sees them.
     assert round(CACHE_MARGIN * BASE.resolution) == 160
 
