@@ -209,7 +209,7 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
         if method == "member-crop" and predictor is None:
             continue
         for budget in table.members if method.startswith("member") else table.budgets:
-            name = f"{method}-{round(1000 * budget):04d}"
+            name = _name(method, budget)
             with suppress(NotDoneError):
                 done[name] = _fine_tune(
                     one, name, method, budget, table, exponents=exponents, base=base,
@@ -352,7 +352,7 @@ class _Rows:
         rows = [self.single("base", 1.0, "base")]
         if "member-1000" in self.done:
             rows.append(self.single("base-longer", 1.0, "member-1000"))
-        larger = [f"member-{round(1000 * share):04d}" for share in self.table.members if share > 1]
+        larger = [_name("member", share) for share in self.table.members if share > 1]
         if larger and larger[-1] in self.done:
             rows.append(self.single("base-larger", 1.0, larger[-1]))
         for budget in sorted({*self.table.budgets, self.table.headline}):
@@ -363,12 +363,12 @@ class _Rows:
         """What every method gives within a budget."""
         rows = []
         for method in ("resolution", "width", "hrank", "depgraph"):
-            name = f"{method}-{round(1000 * budget):04d}"
+            name = _name(method, budget)
             if name in self.done:
                 rows.append(self.single(method, budget, name))
         candidates = []
         for kind, title in (("member", "cascade"), ("member-crop", "cascade-crop")):
-            names = [f"{kind}-{round(1000 * share):04d}" for share in self.table.members]
+            names = [_name(kind, share) for share in self.table.members]
             names = [name for name in names if name in self.done]
             fitting = [n for n in names if self.cost(n) <= budget * self.base_macs]
             if fitting:
@@ -433,6 +433,11 @@ class _Rows:
             for name in names
         )
         return Asked(members, getattr(self, kind), self.done[names[0]].result["predictor_macs"])
+
+
+def _name(method: str, share: float) -> str:
+    """Of a method's network within a share of the base's MACs: its step and its files."""
+    return f"{method}-{round(1000 * share):04d}"
 
 
 def _top1(logits: np.ndarray, targets: np.ndarray) -> float:

@@ -196,8 +196,10 @@ def propose(
     Raises:
         UsageError: even the narrowest costs more.
     """
+    if budget == 1:
+        return base
     limit = budget * cost(base)
-    if budget >= 1:
+    if budget > 1:
         larger = at_side(base, limit, round(base.resolution * math.sqrt(budget)), cost)
         # A base's own side need not be a multiple of 8.
         return base if larger is None or larger.resolution < base.resolution else larger
