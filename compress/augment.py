@@ -122,8 +122,10 @@ def draw_regions(
 def cut_views(
     cache: PhotoCache, indices: Tensor, regions: Sequence[Region], resolution: int
 ) -> Tensor:
-    """Views of photos, uint8 `[n, 3, resolution, resolution]`. Nothing is random in it, and several
-    threads may cut at once."""
+    """Views of photos, uint8 `[n, 3, resolution, resolution]`, on the GPU where there is one.
+    Nothing is random in it, and several threads may cut at once."""
+    if cache.resident is not None:
+        return cache.resident.cut(indices, torch.tensor(regions, dtype=torch.float64), resolution)
     views = []
     for index, (x0, y0, x1, y1) in zip(indices.tolist(), regions, strict=True):
         view = cache.cut(index, (min(x0, x1), y0, max(x0, x1), y1), resolution)

@@ -205,19 +205,32 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
         with suppress(NotDoneError):
             predictor = train_predictor(one, draw_boxes(one, base))
             one, _ = with_sizes(one, predictor)
-    for method in table.methods:
+    for method, budget in _in_order(table):
         if method == "member-crop" and predictor is None:
             continue
-        for budget in table.members if method.startswith("member") else table.budgets:
-            name = _name(method, budget)
-            with suppress(NotDoneError):
-                done[name] = _fine_tune(
-                    one, name, method, budget, table, exponents=exponents, base=base,
-                    predictor=predictor if method == "member-crop" else None,
-                )  # fmt: skip
+        name = _name(method, budget)
+        with suppress(NotDoneError):
+            done[name] = _fine_tune(
+                one, name, method, budget, table, exponents=exponents, base=base,
+                predictor=predictor if method == "member-crop" else None,
+            )  # fmt: skip
     answers = {name: Answers.read(one.book.path(f"{name}.npz")) for name in done}
     maker = _Rows(one, table, done, answers, held, val)
     return maker.all()
+
+
+def _in_order(table: ComparisonTable) -> list[tuple[Method, float]]:
+    """What is fine-tuned: members first, then the others' networks of the budget nearest to the
+    headline and so on, so that a run that is stopped has what says most."""
+    members = [
+        (method, share)
+        for method in table.methods
+        if method.startswith("member")
+        for share in table.members
+    ]
+    others = [method for method in table.methods if not method.startswith("member")]
+    budgets = sorted(table.budgets, key=lambda budget: abs(budget - table.headline))
+    return members + [(method, budget) for budget in budgets for method in others]
 
 
 def _targets(one: Compression) -> tuple[np.ndarray, np.ndarray]:

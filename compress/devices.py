@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgecompress.errors import UsageError
 
@@ -61,6 +61,13 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         for parameter, value in KEPT.items():
             mallopt(parameter, value)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; a GPU copies it while the CPU goes on, which a plain `to` waits for."""
+    if tensor.device == device or device.type == "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -159,10 +160,17 @@ def onnx_networks(folder: Path, cascade: Cascade) -> Network:
 ENGINES = {"PyTorch": torch_networks, "ONNX Runtime": onnx_networks}
 
 
+@cache
+def _on_device(preprocess: Preprocess, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation `[1, 3, 1, 1]`: copied once, since a GPU waits for each copy."""
+    with torch.inference_mode(mode=False):
+        mean, std = (torch.tensor(v).to(device) for v in (preprocess.mean, preprocess.std))
+    return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+
+
 def normalise(photos: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     """uint8 NHWC `[n, r, r, 3]` to the networks' float32 NCHW."""
-    mean = torch.tensor(preprocess.mean, device=photos.device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocess.std, device=photos.device).view(1, 3, 1, 1)
+    mean, std = _on_device(preprocess, photos.device)
     return (photos.permute(0, 3, 1, 2).to(torch.float32) - mean) / std
 
 

@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -25,11 +27,14 @@ from edgecompress.errors import InputError
 
 from ..runner.errors import RunnerError
 from ..runner.photo import Box, decode, sample
+from .devices import cores
 from .photos import PhotoSet
+from .resident import ResidentPhotos, on_gpu
 
 T = TypeVar("T")
 
 BICUBIC = Image.Resampling.BICUBIC
+_COPYING = Lock()
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,16 @@ class PhotoCache:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def resident(self) -> ResidentPhotos | None:
+        """The photos in a GPU's memory (`resident.on_gpu`), copied there once."""
+        with _COPYING:  # several threads cut views
+            return self._resident
+
+    @cached_property
+    def _resident(self) -> ResidentPhotos | None:
+        return on_gpu(self.pixels)
+
     def cut(self, index: int, box: Sequence[float], resolution: int) -> Tensor:
         """Part of a photo at another size.
 
@@ -71,7 +86,11 @@ class PhotoCache:
         return F.interpolate(part, size=size, mode="bicubic", antialias=True)[0]
 
     def squashed(self, indices: Sequence[int], resolution: int) -> Tensor:
-        """Whole photos, squashed: uint8 `[n, 3, resolution, resolution]`."""
+        """Whole photos, squashed: uint8 `[n, 3, resolution, resolution]`, on the GPU where there is
+        one."""
+        if self.resident is not None:
+            boxes = torch.tensor([(0.0, 0.0, 1.0, 1.0)]).expand(len(indices), 4)
+            return self.resident.cut(torch.tensor(indices), boxes, resolution)
         return torch.stack([self.cut(i, (0, 0, 1, 1), resolution) for i in indices])
 
 
@@ -90,7 +109,7 @@ def load_cache(photos: PhotoSet, side: int, label: str = "") -> PhotoCache:
     pixels, positions = [], []
     failed = []
     # Pillow decodes without the interpreter's lock: two threads read twice as fast.
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(max(2, cores())) as pool:
         results = pool.map(lambda path: read_pixels(path, side), photos.paths)
         shown = events.track(results, label or f"reading {photos.name}", len(photos))
         for position, result in enumerate(shown):
@@ -179,5 +198,5 @@ def runner_inputs(
         image = decode(photos.paths[position])
         return sample(image, crop(number, *image.size), resolution)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(max(2, cores())) as pool:
         return torch.from_numpy(np.concatenate(list(pool.map(read, enumerate(positions)))))

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from ..runner.spec import Preprocess
 from .augment import ALL, Augment, cut_views, draw_regions, mixing
 from .boxes import BoxLoss, box_loss, iou
-from .devices import device_of, mixed_precision, placed
+from .devices import device_of, mixed_precision, placed, sent
 from .evaluate import normalise
 from .families.predictor import EDGES
 from .guided import guide_loss, guides_of
@@ -64,15 +64,11 @@ class Views:
     keys: tuple[bytes, ...] | None = None
 
     def to(self, device: torch.device) -> Views:
-        """On a device; a GPU copies while the CPU goes on."""
-        if device.type == "cpu":
-            return self
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True)
-
-        mixed = None if self.mixed is None else (moved(self.mixed[0]), self.mixed[1])
-        return replace(self, views=moved(self.views), wanted=moved(self.wanted), mixed=mixed)
+        """On a device (`devices.sent`)."""
+        mixed = None if self.mixed is None else (sent(self.mixed[0], device), self.mixed[1])
+        return replace(
+            self, views=sent(self.views, device), wanted=sent(self.wanted, device), mixed=mixed
+        )
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,11 @@ class ClassifyTask:
     def size(self) -> int:
         """Photos an epoch."""
         return len(self.cache)
+
+    @property
+    def resident(self) -> bool:
+        """Whether views are cut on a GPU."""
+        return self.cache.resident is not None
 
     def draw(
         self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL
@@ -120,7 +121,8 @@ class ClassifyTask:
             side = self.teacher.resolution
             taught = self.teacher.answers(
                 drawn.keys, lambda: _mixed(self._inputs(drawn.views, side), mixed)
-            ).to(drawn.views.device)
+            )
+            taught = sent(taught, drawn.views.device)
         others = None if mixed is None else (targets[mixed[0]], mixed[1])
         return _mixed(self._inputs(drawn.views, drawn.side), mixed), (targets, others, taught)
 
@@ -193,6 +195,11 @@ class BoxTask:
     def size(self) -> int:
         """Photos an epoch."""
         return len(self.cache)
+
+    @property
+    def resident(self) -> bool:
+        """Whether views are cut on a GPU."""
+        return self.cache.resident is not None
 
     def draw(
         self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL

@@ -1,8 +1,9 @@
 """One training loop for all networks: base, predictor, trials, members, fine-tuning on crops.
 
 What is learnt is a `Task`; how is a `Recipe`. An epoch's random numbers depend only on seed and
-epoch, and a checkpoint is written after every epoch and, in long ones, every few minutes: a run
-that was killed goes on from there and ends with the same weights, bit for bit, as one that was not.
+epoch, and a checkpoint is written after every epoch that is long beside the writing and, in long
+ones, every few minutes: a run that was killed goes on from there and ends with the same weights,
+bit for bit, as one that was not.
 Under torchrun all processes train the one network together (`ddp`).
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +35,8 @@ from .recipe import Recipe, learning_rate, side_share
 
 SAVE_EVERY = 600.0
 """Seconds between checkpoints within an epoch."""
+WRITING_SHARE = 0.05
+"""Of the time, spent with checkpoints at most: on a GPU an epoch may take less than writing one."""
 RANKS_APART = 1_000_000_007
 """Between the seeds of two processes' dropout."""
 
@@ -51,6 +55,11 @@ class Task(Protocol):
     @property
     def size(self) -> int:
         """How many photos an epoch has."""
+        ...
+
+    @property
+    def resident(self) -> bool:
+        """Whether what a step sees is made on the GPU."""
         ...
 
     def draw(
@@ -106,8 +115,8 @@ def train(
     """Train in place, on this process's device; the network ends in evaluation mode, where it was.
 
     Args:
-        checkpoint: written after every epoch. One of the same recipe and identity is gone on
-            from; another is overwritten.
+        checkpoint: written after an epoch, unless that would take much of the time. One of the same
+            recipe and identity is gone on from; another is overwritten.
         label: for progress events.
         identity: JSON-able; what else decides the result (network, photos).
         save_every: seconds between checkpoints within an epoch.
@@ -126,12 +135,13 @@ def train(
         run = _Run(network, task, recipe, own, device, label)
         within = run.resume(ddp.decided(lambda: read_checkpoint(checkpoint, fingerprint)))
         run.share()
+        keeper = _Keeper(lambda state: write_checkpoint(checkpoint, fingerprint, state))
         with events.task(label, recipe.epochs * run.steps) as shown:
             shown.update(len(run.losses) * run.steps + (within["step"] if within else 0))
             while len(run.losses) < recipe.epochs:
                 for place in run.epoch(shown, within, save_every):
-                    if own.first:
-                        write_checkpoint(checkpoint, fingerprint, run.state(place))
+                    if own.first and (place is not None or keeper.pays):
+                        keeper.keep(run.state(place))
                 within = None
         run.finish()
     network.to(before, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -146,6 +156,56 @@ def _require_photos(size: int, recipe: Recipe, own: ddp.Ranks) -> None:
             f"{own.count} processes for batches of {min(size, recipe.batch)} photos",
             f"start fewer (torchrun --nproc-per-node), or let [compress.train] batch be {least}",
         )
+
+
+@dataclass
+class _Keeper:
+    """Writes checkpoints, and knows how long that takes."""
+
+    write: Callable[[dict[str, Any]], None]
+    took: float = 0.0
+    ended: float = field(default_factory=time.monotonic)
+
+    @property
+    def pays(self) -> bool:
+        """Whether so much has been done since the last one that another may be written."""
+        return self.took <= WRITING_SHARE * (time.monotonic() - self.ended)
+
+    def keep(self, state: dict[str, Any]) -> None:
+        start = time.monotonic()
+        self.write(state)
+        self.ended = time.monotonic()
+        self.took = self.ended - start
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A step's mean loss, which a GPU may still be computing: nobody waits for it until it is read.
+
+    Attributes:
+        value: a scalar in the CPU's memory.
+        ready: reached by the GPU once the value is there; None: it is.
+        photos: of the step.
+    """
+
+    value: Tensor
+    ready: torch.cuda.Event | None
+    photos: int
+
+    @staticmethod
+    def of(loss: Tensor, photos: int) -> _Told:
+        if loss.device.type == "cpu":
+            return _Told(loss.detach(), None, photos)
+        value = torch.empty((), dtype=loss.dtype, pin_memory=True)
+        value.copy_(loss.detach(), non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record()
+        return _Told(value, ready, photos)
+
+    def read(self) -> float:
+        if self.ready is not None:
+            self.ready.synchronize()
+        return self.value.item()
 
 
 Within = dict[str, Any]
@@ -168,9 +228,13 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.steps = math.ceil(self.task.size / self.recipe.batch)
-        self.optimizer = _optimizer(self.network, self.recipe)
+        self.optimizer = _optimizer(self.network, self.recipe, fused=self.device.type == "cuda")
         self.average = _average(self.network, self.recipe) if self.own.first else None
         self.shell = self.network
+        # Processes of one training tell each other of every step before they take the next.
+        self.late = 1 if self.device.type == "cuda" and self.own.count == 1 else 0
+        self.told: deque[_Told] = deque()
+        self.loss = math.nan
 
     def resume(self, state: dict[str, Any] | None) -> Within | None:
         """Take up what a checkpoint holds."""
@@ -228,12 +292,14 @@ class _Run:
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 overdue = time.monotonic() - saved >= save_every
-                value, due = self.step(drawn, len(indices), overdue)
-                total += value * len(indices)
+                due = self.step(drawn, len(indices), overdue)
+                last = step + 1 == len(batches)
+                total += self.read(0 if due or last else self.late)
                 pace = (time.monotonic() - start) / (step + 1 - first)
                 left = pace * ((recipe.epochs - number) * self.steps - step - 1)
-                text = f"epoch {number + 1}/{recipe.epochs}, loss {value:.3f}, {_clock(left)} left"
-                if due and step + 1 < len(batches):
+                loss = "" if math.isnan(self.loss) else f", loss {self.loss:.3f}"
+                text = f"epoch {number + 1}/{recipe.epochs}{loss}, {_clock(left)} left"
+                if due and not last:
                     self.spent = before + time.monotonic() - start
                     random = ddp.gathered(self._random())
                     yield {"step": step + 1, "total": total, "generator": after, "random": random}
@@ -256,37 +322,35 @@ class _Run:
                 make = self.task.draw(indices, generator, share, part)
                 yield partial(_made, indices, make, generator.get_state())
 
-        if self.device.type == "cpu":
-            # The next batch would take its cores from the step that is under way.
+        if self.device.type == "cpu" or self.task.resident:
+            # The next batch would take its cores from the step that is under way. A GPU makes it
+            # while this process goes on: threads would only keep it from the interpreter.
             return (make() for make in makers())
         return ahead(makers(), cores())
 
-    def step(self, drawn: Any, photos: int, overdue: bool) -> tuple[float, bool]:
-        """One step.
+    def step(self, drawn: Any, photos: int, overdue: bool) -> bool:
+        """One step; its loss is added to those that `read` reads.
 
         Args:
             photos: of all processes' parts together.
             overdue: a checkpoint is, by this process's clock.
 
         Returns:
-            The mean loss of all processes, and whether the first one's clock says to save.
+            Whether the first process's clock says to save.
         """
         with mixed_precision(self.recipe.precision, self.device):
             inputs, wanted = self.task.ready(drawn.to(self.device))
             outputs = self.shell(inputs)
         loss = self.task.loss(outputs.float(), wanted, self.recipe)
-        value = loss.item()
+        mean = loss.detach()
         if self.own.count > 1:
             share = len(inputs) / photos
-            sums = torch.tensor([value * share, overdue and self.own.first], dtype=torch.float64)
-            value, overdue = ddp.total(sums).tolist()
+            own = [mean.item() * share, float(overdue and self.own.first)]
+            sums = ddp.total(torch.tensor(own, dtype=torch.float64))
+            mean, overdue = sums[0], bool(sums[1])
             # Gradients are averaged over processes, whose parts may differ by a photo.
             loss = loss * (share * self.own.count)
-        if not math.isfinite(value):
-            raise UsageError(
-                f"{self.label}: the loss is {value} in epoch {len(self.losses) + 1}",
-                f"lower the learning rate (it was {self.recipe.rate:g}) and run again",
-            )
+        self.told.append(_Told.of(mean, photos))
         self.optimizer.zero_grad()
         loss.backward()
         if self.recipe.clip:
@@ -294,7 +358,25 @@ class _Run:
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return value, bool(overdue)
+        return overdue
+
+    def read(self, late: int) -> float:
+        """The sum of the losses of photos, of all steps told but the last `late`.
+
+        Raises:
+            UsageError: one of them is not finite.
+        """
+        total = 0.0
+        while len(self.told) > late:
+            told = self.told.popleft()
+            self.loss = told.read()
+            if not math.isfinite(self.loss):
+                raise UsageError(
+                    f"{self.label}: the loss is {self.loss} in epoch {len(self.losses) + 1}",
+                    f"lower the learning rate (it was {self.recipe.rate:g}) and run again",
+                )
+            total += self.loss * told.photos
+        return total
 
     def measure(self) -> float:
         """On the photos held out, in the precision of the steps; of the averaged network where
@@ -343,15 +425,15 @@ def _batches(size: int, batch: int, generator: Generator, least: int) -> list[Te
     return parts
 
 
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, recipe: Recipe, *, fused: bool) -> torch.optim.Optimizer:
     weights = list(network.parameters())
     groups = [
         {"params": [w for w in weights if w.ndim > 1], "weight_decay": recipe.decay},
         {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
     ]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.rate)
-    return torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, nesterov=True)
+        return torch.optim.AdamW(groups, lr=recipe.rate, fused=fused or None)
+    return torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, nesterov=True, fused=fused or None)
 
 
 def _average(network: nn.Module, recipe: Recipe) -> AveragedModel | None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..devices import placed
 from ..families import Network
 from ..network import NetworkSpec
 from .budget import Pruned, prune_to_budget
@@ -80,9 +81,9 @@ def average_ranks(channels: Channels, images: Tensor) -> list[Tensor]:
         if not readers:
             handles += _watch_writers(group, _after(totals[index]))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), placed(channels.network) as device:
             for part in images.split(BATCH):
-                channels.network(part)
+                channels.network(part.to(device))
                 seen.clear()
     finally:
         for handle in handles:
@@ -132,9 +133,9 @@ def _watch_writers(group: Coupled, hook: Callable[[nn.Module, object, Tensor], N
 
 
 def ranks(maps: Tensor) -> Tensor:
-    """Ranks of maps `[n, c, h, w]`, summed over n: `[c]`."""
+    """Ranks of maps `[n, c, h, w]`, summed over n: `[c]`, on the CPU."""
     height, width = maps.shape[2:]
     side = (min(height, LARGEST_MAP), min(width, LARGEST_MAP))
     if side != (height, width):
         maps = F.adaptive_avg_pool2d(maps, side)
-    return torch.linalg.matrix_rank(maps).sum(0).to(torch.float32)
+    return torch.linalg.matrix_rank(maps).sum(0).to(torch.float32).cpu()
