@@ -17,6 +17,10 @@ from edgecompress.files import read_json, sha256_json, write_json, writing
 from . import ddp
 
 
+WEIGHTS = ".pt"
+"""How the names of files with weights end."""
+
+
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
     """A work folder, made if missing, that nobody else works in; the first of torchrun's processes
@@ -68,7 +72,8 @@ class Workbook:
     """The work folder. Artefacts of a step lie beside its JSON file.
 
     Attributes:
-        reading: no step is done that is not there.
+        reading: no step is done that is not there, and none is missed for its weights alone: they
+            are large, and tables need records and answers only.
     """
 
     folder: Path
@@ -136,7 +141,8 @@ class Workbook:
     def _kept(self, name: str, inputs: Any, artefacts: tuple[str, ...]) -> Done | None:
         fingerprint = sha256_json([name, inputs])
         record = self.folder / f"{name}.json"
-        if record.exists() and all(self.path(one).exists() for one in artefacts):
+        needed = [one for one in artefacts if not (self.reading and one.endswith(WEIGHTS))]
+        if record.exists() and all(self.path(one).exists() for one in needed):
             found = read_json(record, "step record")
             if found.get("fingerprint") == fingerprint:
                 return Done(fingerprint, found["result"])
