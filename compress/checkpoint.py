@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ import torch
 
 from edgecompress import events
 from edgecompress.files import writing
+
+WRITING_SHARE = 0.05
+"""Of the time, spent with checkpoints at most: on a GPU an epoch may take less than writing one."""
 
 
 def write_checkpoint(path: Path, fingerprint: str, state: dict[str, Any]) -> None:
@@ -27,3 +32,25 @@ def read_checkpoint(path: Path, fingerprint: str) -> dict[str, Any] | None:
         events.warn(f"{path.name} is damaged: training starts anew")
         return None
     return state if state.get("fingerprint") == fingerprint else None
+
+
+@dataclass
+class Keeper:
+    """Writes a training's checkpoints, and knows how long that takes."""
+
+    path: Path
+    fingerprint: str
+    _took: float = 0.0
+    _ended: float = field(default_factory=time.monotonic)
+
+    @property
+    def pays(self) -> bool:
+        """Whether so much has been done since the last one that another may be written."""
+        return self._took <= WRITING_SHARE * (time.monotonic() - self._ended)
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
+        start = time.monotonic()
+        write_checkpoint(self.path, self.fingerprint, state)
+        self._ended = time.monotonic()
+        self._took = self._ended - start

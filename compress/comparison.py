@@ -205,7 +205,7 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
         with suppress(NotDoneError):
             predictor = train_predictor(one, draw_boxes(one, base))
             one, _ = with_sizes(one, predictor)
-    for method, budget in _in_order(table):
+    for method, budget in in_order(table):
         if method == "member-crop" and predictor is None:
             continue
         name = _name(method, budget)
@@ -219,7 +219,7 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
     return maker.all()
 
 
-def _in_order(table: ComparisonTable) -> list[tuple[Method, float]]:
+def in_order(table: ComparisonTable) -> list[tuple[Method, float]]:
     """What is fine-tuned: members first, then the others' networks of the budget nearest to the
     headline and so on, so that a run that is stopped has what says most."""
     members = [

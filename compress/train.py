@@ -28,15 +28,14 @@ from edgecompress.files import sha256_json
 
 from . import ddp
 from .augment import ALL
-from .checkpoint import read_checkpoint, write_checkpoint
+from .checkpoint import Keeper, read_checkpoint
 from .devices import chosen_device, cores, device_of, mixed_precision
+from .late import Late
 from .loader import ahead
 from .recipe import Recipe, learning_rate, side_share
 
 SAVE_EVERY = 600.0
 """Seconds between checkpoints within an epoch."""
-WRITING_SHARE = 0.05
-"""Of the time, spent with checkpoints at most: on a GPU an epoch may take less than writing one."""
 RANKS_APART = 1_000_000_007
 """Between the seeds of two processes' dropout."""
 
@@ -135,7 +134,7 @@ def train(
         run = _Run(network, task, recipe, own, device, label)
         within = run.resume(ddp.decided(lambda: read_checkpoint(checkpoint, fingerprint)))
         run.share()
-        keeper = _Keeper(lambda state: write_checkpoint(checkpoint, fingerprint, state))
+        keeper = Keeper(checkpoint, fingerprint)
         with events.task(label, recipe.epochs * run.steps) as shown:
             shown.update(len(run.losses) * run.steps + (within["step"] if within else 0))
             while len(run.losses) < recipe.epochs:
@@ -156,56 +155,6 @@ def _require_photos(size: int, recipe: Recipe, own: ddp.Ranks) -> None:
             f"{own.count} processes for batches of {min(size, recipe.batch)} photos",
             f"start fewer (torchrun --nproc-per-node), or let [compress.train] batch be {least}",
         )
-
-
-@dataclass
-class _Keeper:
-    """Writes checkpoints, and knows how long that takes."""
-
-    write: Callable[[dict[str, Any]], None]
-    took: float = 0.0
-    ended: float = field(default_factory=time.monotonic)
-
-    @property
-    def pays(self) -> bool:
-        """Whether so much has been done since the last one that another may be written."""
-        return self.took <= WRITING_SHARE * (time.monotonic() - self.ended)
-
-    def keep(self, state: dict[str, Any]) -> None:
-        start = time.monotonic()
-        self.write(state)
-        self.ended = time.monotonic()
-        self.took = self.ended - start
-
-
-@dataclass(frozen=True)
-class _Told:
-    """A step's mean loss, which a GPU may still be computing: nobody waits for it until it is read.
-
-    Attributes:
-        value: a scalar in the CPU's memory.
-        ready: reached by the GPU once the value is there; None: it is.
-        photos: of the step.
-    """
-
-    value: Tensor
-    ready: torch.cuda.Event | None
-    photos: int
-
-    @staticmethod
-    def of(loss: Tensor, photos: int) -> _Told:
-        if loss.device.type == "cpu":
-            return _Told(loss.detach(), None, photos)
-        value = torch.empty((), dtype=loss.dtype, pin_memory=True)
-        value.copy_(loss.detach(), non_blocking=True)
-        ready = torch.cuda.Event()
-        ready.record()
-        return _Told(value, ready, photos)
-
-    def read(self) -> float:
-        if self.ready is not None:
-            self.ready.synchronize()
-        return self.value.item()
 
 
 Within = dict[str, Any]
@@ -233,7 +182,7 @@ class _Run:
         self.shell = self.network
         # Processes of one training tell each other of every step before they take the next.
         self.late = 1 if self.device.type == "cuda" and self.own.count == 1 else 0
-        self.told: deque[_Told] = deque()
+        self.told: deque[Late] = deque()
         self.loss = math.nan
 
     def resume(self, state: dict[str, Any] | None) -> Within | None:
@@ -350,7 +299,7 @@ class _Run:
             mean, overdue = sums[0], bool(sums[1])
             # Gradients are averaged over processes, whose parts may differ by a photo.
             loss = loss * (share * self.own.count)
-        self.told.append(_Told.of(mean, photos))
+        self.told.append(Late.of(mean, photos))
         self.optimizer.zero_grad()
         loss.backward()
         if self.recipe.clip:

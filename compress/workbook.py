@@ -16,7 +16,6 @@ from edgecompress.files import read_json, sha256_json, write_json, writing
 
 from . import ddp
 
-
 WEIGHTS = ".pt"
 """How the names of files with weights end."""
 

@@ -14,7 +14,7 @@ from edgecompress import events
 from edgecompress.bench import compression
 from edgecompress.bench.compression_page import page_values, plot, write_compression
 from edgecompress.compress.baselines import TITLES, only_resolution, only_width
-from edgecompress.compress.comparison import Answers, Row, compare
+from edgecompress.compress.comparison import Answers, ComparisonTable, Row, compare, in_order
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.errors import InputError, UsageError
 from edgecompress.runner.cascade import combine, confidence
@@ -109,6 +109,27 @@ def test_so_far_shows_what_is_there_and_trains_nothing(compared, tmp_path: Path)
     with pytest.raises(UsageError, match="nothing has been trained") as caught:
         compare(compared.config, table, compared.photos, tmp_path, so_far=True)
     assert "--so-far" in caught.value.hint
+
+
+def test_a_table_needs_no_weights(compared, rows: list[Row], tmp_path: Path) -> None:
+    """What was trained elsewhere comes home as records and answers."""
+    for path in compared.work.rglob("*"):
+        if path.suffix in (".json", ".npz"):
+            there = tmp_path / path.relative_to(compared.work)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(path.read_bytes())
+    read = compare(compared.config, compared.table, compared.photos, tmp_path, so_far=True)
+    assert read == rows
+
+
+def test_members_come_first_and_then_what_is_near_the_headline() -> None:
+    table = ComparisonTable(budgets=(0.25, 0.5, 0.75), members=(0.25, 1.0))
+    order = in_order(table)
+    assert order[:4] == [
+        ("member", 0.25), ("member", 1.0), ("member-crop", 0.25), ("member-crop", 1.0)
+    ]  # fmt: skip
+    assert [budget for _, budget in order[4:]] == [0.5] * 4 + [0.75] * 4 + [0.25] * 4
+    assert {method for method, _ in order[4:8]} == {"resolution", "width", "hrank", "depgraph"}
 
 
 def test_another_budget_trains_only_what_is_new(compared) -> None:

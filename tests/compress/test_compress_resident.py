@@ -74,7 +74,7 @@ def test_photos_stay_where_they_are_without_a_gpu(monkeypatch) -> None:
     assert on_gpu(_photos()) is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_photos_are_cut_on_the_gpu_where_there_is_one(cache) -> None:
     fresh = PhotoCache(cache.pixels, cache.targets, cache.positions, ())
     views = cut_views(fresh, torch.arange(3), [(0.1, 0.1, 0.9, 0.8)] * 3, 24)

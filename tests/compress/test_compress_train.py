@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompress import events
+from edgecompress.compress import checkpoint as checkpoint_module
 from edgecompress.compress.augment import Augment
 from edgecompress.compress.loader import load_cache, runner_inputs
 from edgecompress.compress.material import IMAGENET_PIXELS, centred
@@ -123,6 +124,25 @@ def test_a_killed_training_ends_with_the_same_weights(shapes, tmp_path: Path) ->
         assert _same(whole, resumed)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_writing_checkpoints_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch) -> None:
+    now, written = [0.0], []
+
+    def slowly(path: Path, fingerprint: str, state: dict) -> None:
+        written.append(state["epoch"])
+        now[0] += 2
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoint_module, "write_checkpoint", slowly)
+    keeper = checkpoint_module.Keeper(tmp_path / "checkpoint", "")
+    for epoch in range(100):
+        now[0] += 1
+        if keeper.pays:
+            keeper.keep({"epoch": epoch})
+    assert written[0] == 0
+    assert len(written) == 3  # an epoch takes a second, writing two: every forty are enough
+    assert 2 * len(written) <= checkpoint_module.WRITING_SHARE * now[0] + 2
 
 
 def test_a_damaged_or_foreign_checkpoint_is_not_gone_on_from(shapes, tmp_path: Path) -> None:
