@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,18 @@ class Keeper:
 
     path: Path
     fingerprint: str
+    clock: Callable[[], float] = time.monotonic
     _took: float = 0.0
-    _ended: float = field(default_factory=time.monotonic)
+    _ended: float = 0.0
 
     @property
     def pays(self) -> bool:
         """Whether so much has been done since the last one that another may be written."""
-        return self._took <= WRITING_SHARE * (time.monotonic() - self._ended)
+        return self._took <= WRITING_SHARE * (self.clock() - self._ended)
 
     def keep(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint."""
-        start = time.monotonic()
+        start = self.clock()
         write_checkpoint(self.path, self.fingerprint, state)
-        self._ended = time.monotonic()
+        self._ended = self.clock()
         self._took = self._ended - start

@@ -133,9 +133,8 @@ def test_writing_checkpoints_takes_a_small_share_of_the_time(tmp_path: Path, mon
         written.append(state["epoch"])
         now[0] += 2
 
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(checkpoint_module, "write_checkpoint", slowly)
-    keeper = checkpoint_module.Keeper(tmp_path / "checkpoint", "")
+    keeper = checkpoint_module.Keeper(tmp_path / "checkpoint", "", clock=lambda: now[0])
     for epoch in range(100):
         now[0] += 1
         if keeper.pays:
