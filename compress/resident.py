@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -121,6 +122,12 @@ def on_gpu(photos: Sequence[Tensor]) -> ResidentPhotos | None:
     device = chosen_device()
     if device.type == "cpu":
         return None
-    size = sum(photo.numel() for photo in photos)
     free, _ = torch.cuda.mem_get_info(device)
-    return ResidentPhotos.of(photos, device) if size <= LARGEST_SHARE_OF_MEMORY * free else None
+    if not _fit(photos, int(LARGEST_SHARE_OF_MEMORY * free)):
+        return None
+    return ResidentPhotos.of(photos, device)
+
+
+def _fit(photos: Sequence[Tensor], room: int) -> bool:
+    """Whether photos take at most so many bytes; of far too many, not all are looked at."""
+    return all(taken <= room for taken in accumulate(photo.numel() for photo in photos))

@@ -3,6 +3,8 @@ computed on the CPU."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgecompress.compress.augment import Augment, cut_views, draw_regions
 from edgecompress.compress.loader import PhotoCache
-from edgecompress.compress.resident import ResidentPhotos, on_gpu
+from edgecompress.compress.resident import ResidentPhotos, _fit, on_gpu
 
 SIZES = ((40, 56), (61, 40), (40, 40))
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,6 +74,19 @@ def test_a_part_of_the_wanted_size_is_copied_as_it_is(cache, resident) -> None:
 def test_photos_stay_where_they_are_without_a_gpu(monkeypatch) -> None:
     monkeypatch.setenv("EDGECOMPRESS_DEVICE", "cpu")
     assert on_gpu(_photos()) is None
+
+
+def test_photos_that_are_too_many_are_not_all_looked_at() -> None:
+    photos = _photos()
+    size = sum(photo.numel() for photo in photos)
+    assert _fit(photos, size)
+    assert not _fit(photos, size - 1)
+
+    class Endless(list):
+        def __iter__(self):
+            return itertools.repeat(photos[0])
+
+    assert not _fit(Endless(), size)
 
 
 @pytest.mark.gpu
