@@ -98,6 +98,25 @@ def placed(network: nn.Module) -> Iterator[torch.device]:
         network.to(before)
 
 
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Say what to do where a GPU's memory is full.
+
+    Args:
+        what: is computed.
+
+    Raises:
+        UsageError: it is full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"{what}: the GPU has too little memory",
+            f"lower [compress.train] batch, let fewer workers share it, or {VARIABLE}=cpu",
+        ) from error
+
+
 def mixed_precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Autocast of forward passes to bfloat16, where the recipe and the device say so. It needs no
     scaling of the loss: bfloat16 has float32's range."""

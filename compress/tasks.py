@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from ..runner.spec import Preprocess
 from .augment import ALL, Augment, cut_views, draw_regions, mixing
 from .boxes import BoxLoss, box_loss, iou
-from .devices import device_of, mixed_precision, placed, sent
+from .devices import device_of, enough_memory, mixed_precision, placed, sent
 from .evaluate import normalise
 from .families.predictor import EDGES
 from .guided import guide_loss, guides_of
@@ -27,7 +27,7 @@ def run_batched(
 ) -> Tensor:
     """Outputs for uint8 NHWC photos `[n, r, r, 3]`, float32 `[n, k]` on the CPU; the network in
     evaluation mode. It runs on this process's device (`devices.placed`)."""
-    with torch.inference_mode(), placed(network) as device:
+    with torch.inference_mode(), enough_memory("running a network"), placed(network) as device:
         parts = [network(normalise(p.to(device), preprocess)).cpu() for p in photos.split(batch)]
     return torch.cat(parts).float()
 

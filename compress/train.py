@@ -29,7 +29,7 @@ from edgecompress.files import sha256_json
 from . import ddp
 from .augment import ALL
 from .checkpoint import Keeper, read_checkpoint
-from .devices import chosen_device, cores, device_of, mixed_precision
+from .devices import chosen_device, cores, device_of, enough_memory, mixed_precision
 from .late import Late
 from .loader import ahead
 from .recipe import Recipe, learning_rate, side_share
@@ -121,13 +121,14 @@ def train(
         save_every: seconds between checkpoints within an epoch.
 
     Raises:
-        UsageError: the loss is not finite, or there are too many processes for a batch.
+        UsageError: the loss is not finite, there are too many processes for a batch, or too little
+            memory on a GPU.
         EdgeCompressError: another process of this training ended.
     """
     fingerprint = sha256_json([recipe.to_json(), identity, label])
     before = device_of(network)
     device = chosen_device() if before.type == "cpu" else before
-    with ddp.joined() as own:
+    with ddp.joined() as own, enough_memory(label):
         _require_photos(task.size, recipe, own)
         # A step of ResNet-18 takes 0.7 of the time on a CPU with channels innermost.
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -170,6 +170,17 @@ def test_a_loss_that_is_not_finite_is_an_error_with_a_hint(shapes, tmp_path: Pat
     assert not checkpoint.exists()
 
 
+def test_a_gpu_that_is_full_is_an_error_with_a_hint(shapes, tmp_path: Path, monkeypatch) -> None:
+    def full(self, inputs: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    network = _network()
+    monkeypatch.setattr(type(network), "forward", full)
+    with pytest.raises(UsageError, match="too little memory") as caught:
+        train(network, _task(shapes), RECIPE, tmp_path / "checkpoint", "shapes")
+    assert "batch" in caught.value.hint
+
+
 def test_a_teacher_is_followed(shapes, tmp_path: Path) -> None:
     # A teacher that calls everything class 1, and a loss that listens to nobody else.
     def stubborn(images: torch.Tensor) -> torch.Tensor:
