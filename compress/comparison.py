@@ -222,7 +222,7 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
 def in_order(table: ComparisonTable) -> list[tuple[Method, float]]:
     """What is fine-tuned: members first, then the others' networks of the budget nearest to the
     headline and so on, so that a run that is stopped has what says most."""
-    members = [
+    members: list[tuple[Method, float]] = [
         (method, share)
         for method in table.methods
         if method.startswith("member")
