@@ -222,15 +222,15 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
 def in_order(table: ComparisonTable) -> list[tuple[Method, float]]:
     """What is fine-tuned: members first, then the others' networks of the budget nearest to the
     headline and so on, so that a run that is stopped has what says most."""
-    members: list[tuple[Method, float]] = [
-        (method, share)
-        for method in table.methods
-        if method.startswith("member")
-        for share in table.members
-    ]
-    others = [method for method in table.methods if not method.startswith("member")]
+
+    def pairs(method: Method, shares: Sequence[float]) -> list[tuple[Method, float]]:
+        return [(method, share) for share in shares]
+
+    members = [m for m in table.methods if m.startswith("member")]
+    others = [m for m in table.methods if not m.startswith("member")]
     budgets = sorted(table.budgets, key=lambda budget: abs(budget - table.headline))
-    return members + [(method, budget) for budget in budgets for method in others]
+    first = [pair for method in members for pair in pairs(method, table.members)]
+    return first + [pair for budget in budgets for m in others for pair in pairs(m, (budget,))]
 
 
 def _targets(one: Compression) -> tuple[np.ndarray, np.ndarray]:
