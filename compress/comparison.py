@@ -223,14 +223,14 @@ def in_order(table: ComparisonTable) -> list[tuple[Method, float]]:
     """What is fine-tuned: members first, then the others' networks of the budget nearest to the
     headline and so on, so that a run that is stopped has what says most."""
 
-    def pairs(method: Method, shares: Sequence[float]) -> list[tuple[Method, float]]:
-        return [(method, share) for share in shares]
-
-    members = [m for m in table.methods if m.startswith("member")]
-    others = [m for m in table.methods if not m.startswith("member")]
+    order: list[tuple[Method, float]] = []
     budgets = sorted(table.budgets, key=lambda budget: abs(budget - table.headline))
-    first = [pair for method in members for pair in pairs(method, table.members)]
-    return first + [pair for budget in budgets for m in others for pair in pairs(m, (budget,))]
+    for method in table.methods:
+        if method.startswith("member"):
+            order.extend((method, share) for share in table.members)
+    for budget in budgets:
+        order.extend((m, budget) for m in table.methods if not m.startswith("member"))
+    return order
 
 
 def _targets(one: Compression) -> tuple[np.ndarray, np.ndarray]:
