@@ -106,8 +106,8 @@ class Pass:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
-        return self.ended_s - self.began_s
+        """How long it took; both are in whole milliseconds, and so is this."""
+        return round(self.ended_s - self.began_s, 3)
 
     @property
     def by_photo(self) -> "dict[str, list[Timings]]":

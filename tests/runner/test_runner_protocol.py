@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,11 @@ def test_a_pass_ends_when_its_time_is_over(pi: Pi) -> None:
     one = run(pi, plan)
     assert 0.2 <= one.seconds < 50
     assert [doubt.kind for doubt in doubts(one, plan, None)][-2:] == ["few", "short"]
+
+
+def test_a_pass_is_as_long_as_its_times_are_apart(pi: Pi) -> None:
+    one = run(pi, Plan(runs=2, seconds=0.0))
+    assert replace(one, began_s=0.008, ended_s=0.208).seconds == 0.2  # 0.208 - 0.008 is less
 
 
 def meanwhile(work: Any, after_s: float = 0.05) -> threading.Timer:
