@@ -28,13 +28,11 @@ class ResidentPhotos:
 
     Attributes:
         pixels: uint8 `[bytes]`, each photo as `[3, h, w]`.
-        places: int64 `[n, 3]`: offset, height and width of each, on the same device.
-        sizes: int64 `[n, 2]`: heights and widths once more, on the CPU.
+        places: int64 `[n, 3]`: offset, height and width of each, on the CPU.
     """
 
     pixels: Tensor
     places: Tensor
-    sizes: Tensor
 
     @staticmethod
     def of(photos: Sequence[Tensor], device: torch.device) -> ResidentPhotos:
@@ -45,8 +43,7 @@ class ResidentPhotos:
         pixels = torch.empty(int(counts.sum()), dtype=torch.uint8, device=device)
         for photo, start, count in zip(photos, offsets.tolist(), counts.tolist(), strict=True):
             pixels[start : start + count] = photo.reshape(-1).to(device)
-        places = torch.cat([offsets[:, None], sizes], dim=1).to(device)
-        return ResidentPhotos(pixels, places, sizes)
+        return ResidentPhotos(pixels, torch.cat([offsets[:, None], sizes], dim=1))
 
     def cut(self, indices: Tensor, regions: Tensor, resolution: int) -> Tensor:
         """Parts of photos at another size.
@@ -59,14 +56,15 @@ class ResidentPhotos:
         Returns:
             uint8 `[n, 3, resolution, resolution]`, on the device.
         """
-        heights, widths = self.sizes[indices].unbind(1)
+        places = self.places[indices]
+        _, heights, widths = places.unbind(1)
         left, top, right, bottom = regions.to(torch.float64).unbind(1)
         x, width = _spans(torch.minimum(left, right), torch.maximum(left, right), widths)
         y, height = _spans(top, bottom, heights)
-        device = self.pixels.device
-        spans = torch.stack([x, width, y, height, (left > right).long(), indices])
-        x, width, y, height, mirrored, chosen = sent(spans, device).unbind(0)
-        parts = self._parts(chosen, (x, y), (int(spans[1].max()), int(spans[3].max())))
+        largest = int(width.max()), int(height.max())
+        drawn = torch.stack([x, y, width, height, (left > right).long(), *places.T])
+        x, y, width, height, mirrored, *place = sent(drawn, self.pixels.device).unbind(0)
+        parts = self._parts(place, (x, y), largest)
         across = _weights(width, parts.shape[3], resolution)
         across = torch.where(mirrored[:, None, None] > 0, across.flip(1), across)
         down = _weights(height, parts.shape[2], resolution)
@@ -75,10 +73,12 @@ class ResidentPhotos:
         views = down[:, None] @ narrow
         return views.round().clamp(0, 255).to(torch.uint8)
 
-    def _parts(self, chosen: Tensor, corners: tuple[Tensor, Tensor], largest: tuple[int, int]):
+    def _parts(
+        self, place: Sequence[Tensor], corners: tuple[Tensor, Tensor], largest: tuple[int, int]
+    ) -> Tensor:
         """float32 `[n, 3, h, w]`, from each photo's corner on; what lies beyond its edge is any
         pixel's value, and has no weight."""
-        offset, height, width = (value[:, None, None, None] for value in self.places[chosen].T)
+        offset, height, width = (value[:, None, None, None] for value in place)
         x, y = (corner[:, None, None, None] for corner in corners)
         device = self.pixels.device
         columns = torch.arange(largest[0], device=device)
