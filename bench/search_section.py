@@ -69,9 +69,17 @@ class Trial(BaseModel):
     held_out: Share
 
 
+class Law(BaseModel):
+    """How the accuracy lost grows with what is cut (`compress.law`)."""
+
+    power: Amount
+    measured: bool
+
+
 class Shrinking(BaseModel):
     """What the dimensions contribute (`compress.proposal.measure_shrinking`)."""
 
+    law: Law | None = None
     points: list[Trial]
     exponents: dict[str, Share]
     errors: dict[str, Zero]
@@ -113,6 +121,7 @@ def section_values(compression: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "shrinking": measured,
         "shrinking_rows": [] if measured is None else contribution_rows(measured),
+        "shrinking_law": law_told(measured.law) if measured and measured.law else "",
         "searched": members,
         "search_told": [told(member) for member in members],
         "search_plot": plot(members),
@@ -140,6 +149,18 @@ def _percent(share: float) -> str:
 
 def _either(error: float) -> str:
     return f"\N{PLUS-MINUS SIGN} {100 * error:.0f}"
+
+
+def law_told(law: Law) -> str:
+    """What the law's power means for the networks, in a sentence."""
+    known = "measured" if law.measured else "assumed: one trial a dimension does not tell"
+    follows = (
+        "the first steps are cheap, so that each dimension gives a little"
+        if law.power > 1
+        else "the first steps are no cheaper than others, so that the dimension that loses least"
+        " gives all it has"
+    )
+    return f"Accuracy is lost as the cut to the power of {law.power:.2g} ({known}): {follows}."
 
 
 def told(member: Member) -> str:
@@ -251,5 +272,7 @@ def sentences(compression: Mapping[str, Any] | None) -> Iterator[str]:
             for name, share in measured.exponents.items()
         )
         yield f"Compound shrinking, shares of what is saved in {measured.cost}: {parts}."
+        if measured.law is not None:
+            yield law_told(measured.law)
     for member in read_search(compression):
         yield told(member)

@@ -16,9 +16,10 @@ from edgecompress.errors import UsageError
 
 from .evaluate import normalise
 from .families import Network
+from .law import Law
 from .learn import Compression, inherited
 from .network import NetworkSpec
-from .shrink import Dimension, at_side, propose
+from .shrink import at_side, propose, widest
 
 if TYPE_CHECKING:
     from .prune.budget import Pruned
@@ -84,9 +85,15 @@ def only_resolution(base: NetworkSpec, budget: float) -> NetworkSpec:
 
 
 def only_width(base: NetworkSpec, budget: float) -> NetworkSpec:
-    """The base with all widths multiplied alike."""
-    shares: dict[Dimension, float] = {"depth": 0.0, "width": 1.0, "resolution": 0.0}
-    return propose(base, shares, budget)
+    """The base with all widths multiplied alike.
+
+    Raises:
+        UsageError: even the narrowest costs more.
+    """
+    spec = widest(base, budget * base.macs, most=base.width)
+    if spec is not None:
+        return spec
+    raise UsageError(f"no width brings {base.family} to {budget:g} of its MACs", "raise the budget")
 
 
 def start(
@@ -94,14 +101,14 @@ def start(
     method: Method,
     budget: float,
     *,
-    exponents: Mapping[Dimension, float],
+    law: Law,
     rank_photos: int,
 ) -> Start:
     """The network of a method within a budget, before fine-tuning.
 
     Args:
         budget: share of the base's MACs.
-        exponents: as compound shrinking has measured them.
+        law: as compound shrinking has measured it.
         rank_photos: how many training photos HRank looks at.
 
     Raises:
@@ -115,7 +122,7 @@ def start(
     if method == "width":
         return built(one, only_width(spec, budget))
     if method in ("member", "member-crop"):
-        return built(one, propose(spec, exponents, budget))
+        return built(one, propose(spec, law, budget))
     images = _images(one, spec.resolution, rank_photos)
     pruned = _pruner(method)(base, spec, images, int(budget * spec.macs))
     return Start(pruned.network, spec, pruned.macs, pruned.params, whole=False)

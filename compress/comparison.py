@@ -29,6 +29,7 @@ from .config import CompressConfig, Epochs, MemberShare, Positive, Share, Table,
 from .crop_sizes import with_sizes
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
+from .law import Law
 from .learn import Compression, teaching
 from .likelihood import chances, fit_temperature
 from .material import centred, gather
@@ -199,7 +200,7 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
     base = train_base(one)
     held, val = _targets(one)
     done = {"base": _judge_base(one, base)}
-    exponents = measure_shrinking(one, base).result["exponents"]
+    law = measure_shrinking(one, base).result["law"]
     predictor = None
     if "member-crop" in table.methods:
         with suppress(NotDoneError):
@@ -211,7 +212,7 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
         name = _name(method, budget)
         with suppress(NotDoneError):
             done[name] = _fine_tune(
-                one, name, method, budget, table, exponents=exponents, base=base,
+                one, name, method, budget, table, law=law, base=base,
                 predictor=predictor if method == "member-crop" else None,
             )  # fmt: skip
     answers = {name: Answers.read(one.book.path(f"{name}.npz")) for name in done}
@@ -254,7 +255,7 @@ def _fine_tune(
     budget: float,
     table: ComparisonTable,
     *,
-    exponents: Any,
+    law: Any,
     base: Done,
     predictor: Done | None,
 ) -> Done:
@@ -267,7 +268,8 @@ def _fine_tune(
 
     def work(fingerprint: str) -> dict[str, Any]:
         events.note(f"seed {settings.seed}: {name}")
-        begun = start(one, method, budget, exponents=exponents, rank_photos=table.rank_photos)
+        known = Law.from_json(law)
+        begun = start(one, method, budget, law=known, rank_photos=table.rank_photos)
         look, crops = centred, None
         if predictor is not None:
             found = one.load(PREDICTOR)
@@ -305,7 +307,7 @@ def _fine_tune(
         "method": method,
         "budget": budget,
         "recipe": recipe.to_json(),
-        "exponents": exponents if method.startswith("member") else None,
+        "exponents": law if method.startswith("member") else None,
         "rank_photos": table.rank_photos if method == "hrank" else None,
         "predictor": predictor.fingerprint if predictor is not None else None,
         "sizes": sizes if predictor is not None else None,

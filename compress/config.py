@@ -217,29 +217,23 @@ class ShrinkTable(Table):
 
     Attributes:
         epochs: of each trial, and of a search's first, shortest ones.
-        share: of the base's MACs that a trial keeps.
-        shares: several of them, a trial each; instead of `share`.
+        shares: of the base's MACs that trials keep, a trial each. One leaves open whether a first
+            cut is the dearest or the cheapest (`law.Law`); several measure it.
         rate: multiplies the base's learning rate.
         cost: what a dimension's contribution is held against: `macs`; `ms`, measured on the job's
             board; `cycles`, milliseconds estimated under emulation.
         search: the most trainings that a member's local search takes, 4 or more; 0 keeps what the
-            exponents say.
+            law says.
         workers: how many trials run side by side: a number of processes; `auto`, by cores and GPUs;
             `ray`, over the machines of a Ray cluster.
     """
 
     epochs: Epochs = 4
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((0.5, 0.25), min_length=1)
     rate: Positive = 0.5
     cost: Literal["macs", "ms", "cycles"] = "macs"
     search: Annotated[int, Field(ge=0, le=1000)] = 6
     workers: Workers = "auto"
-
-    @property
-    def kept(self) -> tuple[float, ...]:
-        """`shares`, or `share` alone."""
-        return self.shares or (self.share,)
 
     @model_validator(mode="after")
     def _different(self) -> Self:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from edgecompress.errors import InputError, UsageError
 
@@ -99,5 +100,21 @@ def _count(spec: NetworkSpec) -> tuple[int, int]:
     with torch.device("meta"):
         network = spec.build().eval()
         image = torch.empty(1, 3, spec.resolution, spec.resolution)
+    _shorten(network)
     params = sum(weight.numel() for weight in network.parameters())
     return count_macs(network, image), params
+
+
+_KEEP_SHAPES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Dropout)
+
+
+def _shorten(network: nn.Module) -> None:
+    """Let a network of which only shapes are wanted leave out what does not change them: on the
+    meta device these are Python's work, and most of it."""
+    for part in network.modules():
+        if isinstance(part, _KEEP_SHAPES):
+            part.forward = _unchanged  # type: ignore[assignment]
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor

@@ -8,24 +8,15 @@ from typing import Any
 from edgecompress.errors import UsageError
 
 from .budget import Budget
+from .law import Dimension, Law, TrialPoint, fit_law, rates
 from .learn import Compression
 from .network import NetworkSpec
-from .shrink import (
-    POWERS,
-    Cost,
-    Dimension,
-    TrialPoint,
-    exponent_errors,
-    exponents,
-    powers,
-    propose,
-    trial_specs,
-)
+from .shrink import AS_MACS, Cost, exponent_errors, exponents, propose, shapes, trial_specs
 from .trial import Trial, run_trials
 from .workbook import Done
 
 MACS = "MACs"
-RECORD = 2
+RECORD = 3
 """Of the shrink step's result."""
 
 
@@ -75,8 +66,8 @@ def shrink_trials(one: Compression, base: Done) -> list[tuple[Dimension | None, 
     spec = NetworkSpec.from_json(base.result["spec"])
     recipe = settings.train.recipe(table.epochs, seed=settings.seed, rate=table.rate)
     specs: list[tuple[Dimension | None, str, NetworkSpec]] = [(None, "reference", spec)]
-    for share in table.kept:
-        mark = f"-{100 * share:g}" * (len(table.kept) > 1)
+    for share in table.shares:
+        mark = f"-{100 * share:g}" * (len(table.shares) > 1)
         for name, made in trial_specs(spec, share).items():
             specs.append((name, f"{name}{mark}", made))
     return [
@@ -109,6 +100,9 @@ def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> D
             )
             for (dimension, trial), step in zip(trials, done, strict=True)
         ]
+        law = fit_law(points)
+        follows = AS_MACS if price.cost is None else rates(points)
+        found = shapes(points[0].spec, law)
         return {
             "points": [
                 {
@@ -122,9 +116,13 @@ def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> D
                 for point in points
             ],
             "cost": price.name,
-            "exponents": exponents(points),
-            "errors": {name: round(v, 4) for name, v in exponent_errors(points).items()},
-            "powers": dict(POWERS) if price.cost is None else powers(points),
+            "law": law.to_json(),
+            "rates": dict(follows),
+            "exponents": exponents(found, law, follows),
+            "errors": {
+                name: round(error, 4)
+                for name, error in exponent_errors(found, points, follows).items()
+            },
         }
 
     inputs = {"version": RECORD, "cost": price.name, "trials": [step.fingerprint for step in done]}
@@ -132,7 +130,7 @@ def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> D
 
 
 def propose_members(one: Compression, shrink: Done, price: Price) -> Done:
-    """The members' networks: the largest along the measured exponents within each budget."""
+    """The members' networks: what loses least by the measured law within each budget."""
     budgets = one.settings.members.allowed
 
     def work(_: str) -> dict[str, Any]:
@@ -160,7 +158,7 @@ def propose_members(one: Compression, shrink: Done, price: Price) -> Done:
 def propose_within(
     base: NetworkSpec, measured: Any, budget: Budget, cost: Cost, name: str
 ) -> NetworkSpec:
-    """The network along the measured exponents that a budget allows; a share above 1 is larger.
+    """The network that loses least by the measured law within a budget; a share above 1 is larger.
 
     Args:
         measured: result of the shrink step.
@@ -170,9 +168,9 @@ def propose_within(
         UsageError: even the narrowest costs more.
     """
     share = budget.value if budget.kind == "share" else min(budget.value / cost(base), 1.0)
-    # How the cost goes with each dimension was measured in the trials' cost, which may be another.
-    known = measured["powers"] if name == measured["cost"] else POWERS
+    # How the cost follows MACs was measured in the trials' cost, which may be another.
+    known = measured["rates"] if name == measured["cost"] else AS_MACS
     try:
-        return propose(base, measured["exponents"], share, cost, known)
+        return propose(base, Law.from_json(measured["law"]), share, cost, known)
     except UsageError as error:
         raise UsageError(f"{error.message} (it is {budget})", error.hint) from None

@@ -1,4 +1,4 @@
-"""A local search round the network that the exponents propose, along the surface of equal cost.
+"""A local search round the network that the law proposes, along the surface of equal cost.
 
 With the cost fixed, two of depth, width and resolution are free. A step takes a block more or less,
 or 8 pixels, or both; the width, which is finest, takes up what the budget leaves. Candidates that
@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .law import standard_error
 from .network import NetworkSpec
-from .shrink import SIDE_STEP, SMALLEST_SIDE, Cost, standard_error
+from .shrink import SIDE_STEP, SMALLEST_SIDE, Cost, next_depth
 
 LEAST_USED = 0.92
 """Share of a budget that a candidate must use."""
@@ -26,8 +27,6 @@ FEWEST_TRIALS = 4
 """The proposal and one neighbour, each for a few epochs and then for more."""
 _AIM = 0.98
 _GUESSES = 6
-_DEPTH_STEP = 0.025
-_SHALLOWEST = 0.05
 _MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (-1, 1), (1, -1), (1, 1), (-1, -1))
 
 
@@ -119,17 +118,6 @@ def fitted(start: NetworkSpec, limit: float, cost: Cost, most: float) -> Network
         width = (
             min(guess, most) if low < guess and (guess < high or high == most) else (low + high) / 2
         )
-    return None
-
-
-def next_depth(spec: NetworkSpec, most: float, direction: int) -> float | None:
-    """The nearest depth multiplier that gives a block more (1) or less (-1), or None."""
-    depth = spec.depth
-    while depth > _SHALLOWEST and (depth < most or direction < 0):
-        depth = min(max(round(depth + direction * _DEPTH_STEP, 4), _SHALLOWEST), most)
-        changed = replace(spec, depth=depth).macs - spec.macs
-        if changed * direction > 0:
-            return depth
     return None
 
 

@@ -32,7 +32,7 @@ class Hunt:
 
     Attributes:
         name: the member's.
-        start: what the exponents propose.
+        start: what the law proposes.
         cost: what the budget limits; `cost_name` names it.
     """
 
@@ -76,14 +76,14 @@ class Hunt:
             long = yield from self.trained([point.spec for point in going], points, going)
             left -= len(short) + len(long)
             if reached is None:
-                reached, why = long.pop(0), "what the exponents propose: no candidate was better"
+                reached, why = long.pop(0), "what the law proposes: no candidate was better"
             challenger = next((one for one in best(long) if better(one, reached)), None)
             if challenger is None:
                 break
             reached, why = challenger, better(challenger, reached)
             hand = reached.spec
         if reached is None and shrunk:
-            why = "what the exponents propose: too few trials to search"
+            why = "what the law proposes: too few trials to search"
         return self.record(points, reached, why)
 
     def trained(

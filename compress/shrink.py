@@ -1,12 +1,10 @@
 """Compound shrinking: how far to turn depth, width and resolution down, together.
 
-EdgeCompress shrinks each dimension by what it contributes to accuracy and to computation. Here the
-contribution is measured on the user's photos: one short training a dimension, shrunk alone (or a
-few, shrunk more and less), and one of the unshrunk network as the reference. With l = ln(cost
-before / after), the accuracy that a dimension costs is taken to grow as c * l^2 (the first steps
-are cheap, the later ones dear), c from its measured points. Minimising the sum of c_k * l_k^2 for a
-given total of l gives each dimension a fixed share of the logarithm: l_k ~ 1 / c_k. Those shares
-are the exponents: at a fraction f of the cost, dimension k is to bring f ** share_k.
+EdgeCompress shrinks each dimension by what it contributes to accuracy and to computation. Here what
+it contributes is measured on the user's photos (`law`). For a budget all pairs of blocks and input
+side are looked through, the width of each being what the budget leaves, and the pair whose cuts
+lose least together by the law is proposed. Each dimension's share of the logarithm of what is saved
+is its exponent: at a fraction f of the cost it brings f ** exponent.
 
 The cost is MACs, or milliseconds measured on a board.
 """
@@ -16,49 +14,36 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from edgecompress.errors import UsageError
 
+from .law import (
+    DIMENSIONS,
+    POWERS,
+    Dimension,
+    Law,
+    TrialPoint,
+    cut_of,
+    fit_law,
+    standard_error,
+)
 from .network import NetworkSpec
 
-Dimension = Literal["depth", "width", "resolution"]
-DIMENSIONS: tuple[Dimension, ...] = ("depth", "width", "resolution")
-
-# MACs go as depth, width squared and resolution squared.
-POWERS: dict[Dimension, int] = {"depth": 1, "width": 2, "resolution": 2}
 SIDE_STEP = 8
 SMALLEST_SIDE = 16
 _NARROWEST = 1e-3
-_FURTHER = (1.0, 0.6, 0.36, 0.2, 0.1)
+_DEPTH_STEP = 0.025
+_SHALLOWEST = 0.05
+_HALF = 0.5
+_HALVINGS = 8
 
 Cost = Callable[[NetworkSpec], float]
 """What a network costs: MACs, or milliseconds on a board."""
 
-
-@dataclass(frozen=True)
-class TrialPoint:
-    """One measured network.
-
-    Attributes:
-        dimension: what was shrunk; None for the reference.
-        accuracy: on photos held out, after the trial's training.
-        photos: how many those were.
-        cost: of one photo; None is its MACs.
-    """
-
-    dimension: Dimension | None
-    spec: NetworkSpec
-    accuracy: float
-    photos: int
-    cost: float | None = None
-
-    @property
-    def paid(self) -> float:
-        """What one photo costs."""
-        return self.spec.macs if self.cost is None else self.cost
+AS_MACS: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 1.0)
+"""Rates of a cost that is MACs."""
 
 
 def scaled(base: NetworkSpec, factors: Mapping[Dimension, float]) -> NetworkSpec:
@@ -82,56 +67,140 @@ def trial_specs(base: NetworkSpec, share: float) -> dict[Dimension, NetworkSpec]
     }
 
 
-def exponents(points: Sequence[TrialPoint]) -> dict[Dimension, float]:
-    """Each dimension's share of the logarithm of the cost to save; they add up to 1.
+@dataclass(frozen=True)
+class Shape:
+    """Blocks and a side that the base can be shrunk to.
 
-    A loss below the accuracy's standard error counts as that error: fewer photos cannot tell. Of
-    several points of one dimension, c is fitted by least squares. A dimension that saved nothing (a
-    network of one block a stage has no depth to give) gets 0.
-
-    Raises:
-        UsageError: no dimension saves anything.
+    Attributes:
+        cuts: of depth and resolution.
+        saved: logarithm of the MACs that each of the two saves alone.
     """
-    reference = next(point for point in points if point.dimension is None)
-    floor = max(standard_error(reference.accuracy, reference.photos), 1e-3)
-    seen: dict[Dimension, list[tuple[float, float]]] = {name: [] for name in DIMENSIONS}
-    for point in points:
-        saved = math.log(reference.paid / point.paid)
-        if point.dimension is not None and saved > 1e-6:
-            seen[point.dimension].append((saved, max(reference.accuracy - point.accuracy, floor)))
-    weights: dict[Dimension, float] = {name: _ease(pairs) for name, pairs in seen.items()}
-    total = sum(weights.values())
-    if total == 0:
-        raise UsageError(
-            f"{reference.spec.family} cannot be shrunk from {reference.spec.macs} MACs",
-            "start from a larger base network",
+
+    spec: NetworkSpec
+    cuts: Mapping[Dimension, float]
+    saved: Mapping[Dimension, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A shape with the width that a budget leaves it, estimated.
+
+    Attributes:
+        lost: accuracy, by the law.
+        saved: logarithm of the cost that each dimension saves.
+    """
+
+    spec: NetworkSpec
+    lost: float
+    saved: Mapping[Dimension, float]
+
+
+def shapes(base: NetworkSpec, law: Law) -> list[Shape]:
+    """All of them; a dimension that the law says nothing of stays as it is."""
+    depths = list(_depths(base)) if "depth" in law.losses else [base]
+    sides = list(_sides(base)) if "resolution" in law.losses else [base]
+    return [
+        Shape(
+            replace(base, depth=deep.depth, resolution=near.resolution),
+            {
+                "depth": cut_of(base, deep, "depth"),
+                "resolution": cut_of(base, near, "resolution"),
+            },
+            {
+                "depth": math.log(base.macs / deep.macs),
+                "resolution": math.log(base.macs / near.macs),
+            },
         )
-    return {dimension: weight / total for dimension, weight in weights.items()}
+        for deep in depths
+        for near in sides
+    ]
 
 
-def _ease(pairs: Sequence[tuple[float, float]]) -> float:
-    """1 / c, where what is lost goes as c * saved^2: exact of one point, least squares of more."""
-    if not pairs:
-        return 0.0
-    if len(pairs) == 1:
-        saved, lost = pairs[0]
-        return saved**2 / lost
-    return sum(saved**4 for saved, _ in pairs) / sum(saved**2 * lost for saved, lost in pairs)
+def _depths(base: NetworkSpec) -> Iterator[NetworkSpec]:
+    """The base, and with ever fewer blocks."""
+    depth: float | None = base.depth
+    while depth is not None:
+        spec = replace(base, depth=depth)
+        yield spec
+        depth = next_depth(spec, base.depth, -1)
 
 
-def standard_error(accuracy: float, photos: int) -> float:
-    """Of an accuracy that was counted on so many photos."""
-    return math.sqrt(accuracy * (1 - accuracy) / max(photos, 1))
+def _sides(base: NetworkSpec) -> Iterator[NetworkSpec]:
+    """The base, and at ever fewer pixels, where that saves something."""
+    yield base
+    least, step = base.macs, SIDE_STEP
+    for side in range((base.resolution - 1) // step * step, SMALLEST_SIDE - 1, -step):
+        spec = replace(base, resolution=side)
+        if spec.macs < least:
+            least = spec.macs
+            yield spec
 
 
-def exponent_errors(points: Sequence[TrialPoint], draws: int = 400) -> dict[Dimension, float]:
+def next_depth(spec: NetworkSpec, most: float, direction: int) -> float | None:
+    """The nearest depth multiplier that gives a block more (1) or less (-1), or None."""
+    depth = spec.depth
+    while depth > _SHALLOWEST and (depth < most or direction < 0):
+        depth = min(max(round(depth + direction * _DEPTH_STEP, 4), _SHALLOWEST), most)
+        changed = replace(spec, depth=depth).macs - spec.macs
+        if changed * direction > 0:
+            return depth
+    return None
+
+
+def plans(
+    found: Sequence[Shape], law: Law, budget: float, rates: Mapping[Dimension, float] = AS_MACS
+) -> list[Plan]:
+    """What could be made within a budget, the least loss by the law first.
+
+    What two dimensions save is taken to be the product of what each saves alone.
+
+    Args:
+        budget: share of the base's cost, below 1.
+        rates: how the cost follows each dimension's MACs.
+    """
+    made = []
+    for shape in found:
+        saved: dict[Dimension, float] = {n: rates[n] * value for n, value in shape.saved.items()}
+        rest = max(0.0, -math.log(budget) - sum(saved.values()))
+        if rest > 0 and "width" not in law.losses:
+            continue
+        cuts: dict[Dimension, float] = {**shape.cuts, "width": rest / rates["width"]}
+        saved["width"] = rest
+        made.append(Plan(shape.spec, law.lost(cuts), saved))
+    return sorted(made, key=lambda plan: plan.lost)
+
+
+def exponents(
+    found: Sequence[Shape], law: Law, rates: Mapping[Dimension, float] = AS_MACS
+) -> dict[Dimension, float]:
+    """Each dimension's share of what is saved at half of the cost; they add up to 1."""
+    within = plans(found, law, _HALF, rates)
+    saved = within[0].saved if within else _most_saved(found, rates)
+    total = sum(saved.values())
+    return {name: saved.get(name, 0.0) / total for name in DIMENSIONS}
+
+
+def _most_saved(
+    found: Sequence[Shape], rates: Mapping[Dimension, float]
+) -> Mapping[Dimension, float]:
+    """What the smallest shape saves: where no width makes up for what is missing to a half."""
+    least = max(found, key=lambda shape: sum(shape.saved.values()))
+    return {name: rates[name] * value for name, value in least.saved.items()}
+
+
+def exponent_errors(
+    found: Sequence[Shape],
+    points: Sequence[TrialPoint],
+    rates: Mapping[Dimension, float] = AS_MACS,
+    draws: int = 400,
+) -> dict[Dimension, float]:
     """The standard error of each exponent that follows from the accuracies' own.
 
     Each accuracy is drawn anew within its standard error, with the same numbers every time. That
     networks are measured on the same photos makes their differences surer than is assumed here.
     """
     draw = random.Random(0)
-    found: dict[Dimension, list[float]] = {name: [] for name in DIMENSIONS}
+    drawn: dict[Dimension, list[float]] = {name: [] for name in DIMENSIONS}
     for _ in range(draws):
         moved = [
             replace(p, accuracy=draw.gauss(p.accuracy, standard_error(p.accuracy, p.photos)))
@@ -139,62 +208,30 @@ def exponent_errors(points: Sequence[TrialPoint], draws: int = 400) -> dict[Dime
         ]
         # The reference's own accuracy sets the floor: it stays a share.
         clamped = [replace(p, accuracy=min(max(p.accuracy, 0.0), 1.0)) for p in moved]
-        for name, share in exponents(clamped).items():
-            found[name].append(share)
-    return {name: statistics.pstdev(values) for name, values in found.items()}
-
-
-def powers(points: Sequence[TrialPoint]) -> dict[Dimension, float]:
-    """How the cost goes with each dimension: as its `power`; `POWERS` where no point tells.
-
-    Milliseconds on a board follow MACs only roughly.
-    """
-    reference = next(point for point in points if point.dimension is None)
-    found: dict[Dimension, float] = {}
-    for name in DIMENSIONS:
-        own = [
-            math.log(reference.paid / p.paid) / math.log(factor)
-            for p in points
-            if p.dimension == name
-            and (factor := getattr(reference.spec, name) / getattr(p.spec, name)) > 1
-            and p.paid < reference.paid
-        ]
-        found[name] = statistics.fmean(own) if own else POWERS[name]
-    return found
-
-
-def along(
-    base: NetworkSpec,
-    shares: Mapping[Dimension, float],
-    fraction: float,
-    powers: Mapping[Dimension, float] = POWERS,
-) -> NetworkSpec:
-    """The network at about `fraction` of the base's cost, dimensions shrunk by their shares."""
-    return scaled(
-        base, {name: fraction ** (share / powers[name]) for name, share in shares.items()}
-    )
+        for name, share in exponents(found, fit_law(clamped), rates).items():
+            drawn[name].append(share)
+    return {name: statistics.pstdev(values) for name, values in drawn.items()}
 
 
 def propose(
     base: NetworkSpec,
-    shares: Mapping[Dimension, float],
+    law: Law,
     budget: float,
     cost: Cost = lambda spec: spec.macs,
-    powers: Mapping[Dimension, float] = POWERS,
+    rates: Mapping[Dimension, float] = AS_MACS,
 ) -> NetworkSpec:
-    """A network along the shares that costs at most `budget` of the base, and nearly that much.
+    """The network that loses least by the law and costs at most `budget` of the base.
 
-    Blocks and pixels come in coarse steps: they are set first, then the width, which is finer,
-    takes up what is left of the budget. Where even the narrowest costs too much (the law does not
-    hold that far), blocks and pixels go further down.
+    Blocks and pixels come in coarse steps: they are set first, by what they are estimated to cost;
+    then the width, which is finer, takes up what is left of the budget.
 
     Args:
         budget: share of the base's cost; above 1 it is the base itself at a larger resolution.
-        cost: called some ten times.
-        powers: how that goes with each dimension.
+        cost: called some ten times, where the estimate is right.
+        rates: how it follows each dimension's MACs.
 
     Raises:
-        UsageError: even the narrowest costs more.
+        UsageError: even the smallest network costs more.
     """
     if budget == 1:
         return base
@@ -203,14 +240,14 @@ def propose(
         larger = at_side(base, limit, round(base.resolution * math.sqrt(budget)), cost)
         # A base's own side need not be a multiple of 8.
         return base if larger is None or larger.resolution < base.resolution else larger
-    proposed = along(base, shares, budget, powers)
-    for further in _FURTHER:
-        start = scaled(proposed, {"depth": further**0.5, "resolution": further**0.25})
-        if further < 1 and cost(replace(start, width=_NARROWEST)) > limit:
-            continue
-        best = widest(start, limit, cost, min(1.5 * start.width, base.width))
-        if best is not None:
-            return best
+    found = shapes(base, law)
+    least = _NARROWEST if "width" in law.losses else base.width
+    smallest = max(found, key=lambda shape: sum(shape.saved.values())).spec
+    if cost(replace(smallest, width=least)) <= limit:
+        for plan in plans(found, law, budget, rates):
+            best = widest(plan.spec, limit, cost, base.width, least)
+            if best is not None:
+                return best
     raise UsageError(
         f"no {base.family} fits a budget of {budget:g} of the base",
         "raise the budget, or start from another family",
@@ -227,17 +264,26 @@ def at_side(
 
 
 def widest(
-    start: NetworkSpec, limit: float, cost: Cost, most: float, steps: int = 8
+    start: NetworkSpec,
+    limit: float,
+    cost: Cost = lambda spec: spec.macs,
+    most: float = 1.0,
+    least: float = 0.0,
 ) -> NetworkSpec | None:
-    """`start` at the largest width below `most` that costs at most `limit`, or None.
+    """`start` at the largest width from `least` to `most` that costs at most `limit`, or None.
 
     Args:
-        steps: how often the width is halved in; as often `cost` is called.
+        cost: called some ten times.
     """
-    low, high = 0.0, most
+    whole = replace(start, width=most)
+    if cost(whole) <= limit:
+        return whole
+    low, high = least, most
     best: NetworkSpec | None = None
-    for _ in range(steps):
+    for _ in range(_HALVINGS):
         width = round((low + high) / 2, 4)
+        if width in (low, high):
+            break
         spec = replace(start, width=width)
         if cost(spec) <= limit:
             low, best = width, spec

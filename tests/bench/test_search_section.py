@@ -21,11 +21,12 @@ from edgecompress.bench.search_section import (
     sentences,
 )
 from edgecompress.compress.budget import parse_budget
+from edgecompress.compress.law import TrialPoint, fit_law
 from edgecompress.compress.network import NetworkSpec
 from edgecompress.compress.proposal import count_macs
 from edgecompress.compress.search import Point
 from edgecompress.compress.searching import Hunt
-from edgecompress.compress.shrink import TrialPoint, exponent_errors, exponents
+from edgecompress.compress.shrink import exponent_errors, exponents, shapes
 from edgecompress.compress.workbook import Done
 
 BASE = NetworkSpec("resnet18", 0.125, 1.0, 64, 2)
@@ -70,14 +71,17 @@ def compression() -> dict[str, Any]:
         TrialPoint("width", _spec(0.0625, 64), 0.8, 400),
         TrialPoint("resolution", _spec(0.125, 48), 0.7, 400),
     ]
+    law = fit_law(measured)
+    found = shapes(BASE, law)
     shrink = {
         "points": [
             {"dimension": p.dimension, "macs": p.spec.macs, "cost": p.paid, "held_out": p.accuracy}
             for p in measured
         ],
         "cost": "MACs",
-        "exponents": exponents(measured),
-        "errors": exponent_errors(measured),
+        "law": law.to_json(),
+        "exponents": exponents(found, law),
+        "errors": exponent_errors(found, measured),
     }
     steps = {"shrink": shrink, "search": {"most": 6, "members": members}}
     return json.loads(json.dumps({"steps": steps}))

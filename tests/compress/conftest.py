@@ -18,7 +18,7 @@ CONFIG = CompressConfig.model_validate(
         "base": {"family": "resnet18", "width": 0.25, "resolution": 32},
         "train": {"epochs": 4, "batch": 16, "rate": 0.02, "decay": 0.01, "scale": 0.6},
         "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 1},
-        "shrink": {"epochs": 1},
+        "shrink": {"epochs": 1, "shares": [0.5]},
     }
 )
 TABLE = ComparisonTable(

@@ -165,6 +165,7 @@ cam_resolution = 64
 epochs = 1
 [compress.shrink]
 epochs = 1
+shares = [0.5]
 search = 0
 [compress.members]
 budgets = [0.4, 1.0]

@@ -176,7 +176,7 @@ def test_a_whole_job(models: str, shapes, tmp_path: Path) -> None:
             "base": {"family": f"module:{models}:Residual", "width": 1.0, "resolution": 32},
             "train": {"epochs": 3, "batch": 16, "rate": 0.02, "decay": 0.01, "scale": 0.6},
             "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 1},
-            "shrink": {"epochs": 1, "search": 0},
+            "shrink": {"epochs": 1, "shares": [0.5], "search": 0},
             "members": {"budgets": [0.5, 1.0], "epochs": 1, "tune_epochs": 1},
         }
     )

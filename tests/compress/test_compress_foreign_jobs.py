@@ -113,7 +113,7 @@ def compressed(family: str, shapes, root: Path, crop: str) -> Path:
             "base": {"family": family, "width": 1.0, "resolution": 32},
             "train": {"epochs": 2, "batch": 16, "rate": 0.02, "scale": 0.6},
             "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 1},
-            "shrink": {"epochs": 1, "search": 0},
+            "shrink": {"epochs": 1, "shares": [0.5], "search": 0},
             "members": {"budgets": [0.6, 1.0], "epochs": 1, "tune_epochs": 1},
             # Both members, though on photos so few one may do as well.
             "cascade": {"subsets": False},
@@ -148,7 +148,8 @@ def test_a_job_with_an_own_module_ends_in_a_checked_cascade(
         assert {spec["resolution"] for spec in specs} == {32}
     else:
         assert warned == []
-        assert min(shares.values()) > 0
+        assert sum(shares.values()) == pytest.approx(1)
+        assert set(compression["steps"]["shrink"]["law"]["losses"]) == set(shares)
 
 
 def test_a_network_without_maps_is_not_trained_for_crops(

@@ -27,7 +27,7 @@ TABLE = {
     "base": {"family": "resnet18", "width": 0.125, "resolution": 32},
     "train": {"epochs": 6, "batch": 16, "rate": 0.02, "decay": 0.01, "scale": 0.6},
     "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 2},
-    "shrink": {"epochs": 1, "search": 0},
+    "shrink": {"epochs": 1, "shares": [0.5], "search": 0},
     "members": {"budgets": [0.4, 1.0], "epochs": 2, "tune_epochs": 1},
     "quick": {"train": {"epochs": 3}, "members": {"epochs": 1}},
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from edgecompress.compress.search import (
     front,
     kept,
     neighbours,
-    next_depth,
 )
 from edgecompress.compress.searching import search_members
 from edgecompress.compress.steps import train_base
@@ -58,17 +56,6 @@ def test_neighbours_keep_the_budget_and_use_it(width: float, depth: float, side:
         assert one.depth <= 1
         assert one.width <= 1
         assert one.resolution <= 128
-
-
-def test_depth_goes_block_by_block() -> None:
-    found, depth = [], 1.0
-    while (below := next_depth(replace(BASE, depth=depth), 1.0, -1)) is not None:
-        depth = below
-        found.append(replace(BASE, depth=depth).params)
-    assert len(found) == 4  # eight blocks, of which each stage keeps one
-    assert found == sorted(found, reverse=True)
-    assert next_depth(BASE, 1.0, 1) is None
-    assert next_depth(replace(BASE, depth=depth), 1.0, 1) is not None
 
 
 @given(st.integers(0, 200), st.booleans())
@@ -104,7 +91,7 @@ CONFIG = CompressConfig.model_validate(
         "held_out": 0.25,
         "base": {"family": "resnet18", "width": 0.125, "resolution": 40},
         "train": {"epochs": 2, "batch": 16, "rate": 0.02, "scale": 0.6},
-        "shrink": {"epochs": 1, "search": 6},
+        "shrink": {"epochs": 1, "shares": [0.5], "search": 6},
         "members": {"budgets": [0.5, 1.0, 1.5]},
     }
 )
@@ -203,8 +190,8 @@ def test_budgets_of_three_kinds_make_one_cascade(shapes, tmp_path: Path) -> None
     steps = json.loads((out / "compression.json").read_text())["steps"]
     assert len(steps["shrink"]["points"]) == 1 + 2 * 3
     assert steps["shrink"]["cost"] == "ms on pi"
-    # A halving of MACs saves less than half of the time, and takes a lower power of a dimension.
-    assert 0 < steps["shrink"]["powers"]["resolution"] < 2
+    # A halving of MACs saves less than half of the time.
+    assert 0 < steps["shrink"]["rates"]["resolution"] < 1
     limits = {"member70": 0.7 * milliseconds(config.base.spec(2)), "member250K": 250e3}
     limits["member1.4ms"] = 1.4
     for one in steps["search"]["members"]:

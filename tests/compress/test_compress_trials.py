@@ -162,7 +162,7 @@ CONFIG = CompressConfig.model_validate(
         "held_out": 0.25,
         "base": {"family": "resnet18", "width": 0.125, "resolution": 32},
         "train": {"epochs": 1, "batch": 16, "rate": 0.02, "scale": 0.6},
-        "shrink": {"epochs": 1},
+        "shrink": {"epochs": 1, "shares": [0.5]},
     }
 )
 

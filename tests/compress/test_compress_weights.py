@@ -442,7 +442,7 @@ def test_the_base_of_a_job_begins_with_them(shapes: Any, tmp_path: Path) -> None
         "crop": "never",
         "base": {"family": "resnet18", "width": 0.125, "resolution": 32},
         "train": {"epochs": 4, "batch": 16, "rate": 0.02, "scale": 0.6},
-        "shrink": {"epochs": 1},
+        "shrink": {"epochs": 1, "shares": [0.5]},
         "members": {"budgets": [1.0], "epochs": 1, "tune_epochs": 1},
     }
     train, val = (image_folder(path) for path in shapes)
@@ -477,7 +477,7 @@ def _as_it_is(folder: Path, classes: int) -> dict[str, Any]:
             "weights": str(folder / "mine.pth"),
         },
         "train": {"epochs": 0, "batch": 16, "rate": 0.02},
-        "shrink": {"epochs": 1},
+        "shrink": {"epochs": 1, "shares": [0.5]},
         "members": {"budgets": [1.0], "epochs": 1, "tune_epochs": 1},
     }
 
