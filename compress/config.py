@@ -229,7 +229,9 @@ class ShrinkTable(Table):
     """
 
     epochs: Epochs = 4
-    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((0.5, 0.25), min_length=1)
+    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(0.5, 0.25), min_length=1
+    )
     rate: Positive = 0.5
     cost: Literal["macs", "ms", "cycles"] = "macs"
     search: Annotated[int, Field(ge=0, le=1000)] = 6

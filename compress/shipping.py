@@ -50,8 +50,23 @@ def chosen(rows: Sequence[Row], budget: float, method: str = FULL) -> Choice:
     return Choice(row, base)
 
 
+def _require_weights(one: Compression, names: Sequence[str]) -> None:
+    missing = [one.book.path(f"{name}.pt") for name in names]
+    missing = [path for path in missing if not path.exists()]
+    if missing:
+        raise UsageError(
+            f"a cascade needs the weights of its networks, and {missing[0]} is not there",
+            "copy the .pt files of the machine that trained them, or train (leave out --so-far)",
+        )
+
+
 def as_cascade(one: Compression, row: Row, name: str) -> tuple[Cascade, dict[str, Trained]]:
-    """A row's networks as a cascade that the runner runs."""
+    """A row's networks as a cascade that the runner runs.
+
+    Raises:
+        UsageError: the comparison's folder has records of them, but no weights.
+    """
+    _require_weights(one, (*row.networks, *((PREDICTOR,) if row.cropped else ())))
     networks = {network: one.load(network) for network in row.networks}
     predictor = None
     if row.cropped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_half_precision_halves_the_weights(compared, tmp_path: Path):
     for key, value in kept.items():
         assert value.dtype == before[key].dtype
         assert torch.allclose(value.double(), before[key].double(), rtol=1e-3, atol=1e-6), key
+
+
+def test_records_alone_cannot_be_shipped(compared, tmp_path: Path) -> None:
+    """They are enough for the tables: `--so-far` on a machine that has not trained."""
+    shutil.copytree(compared.work, tmp_path / "w", ignore=shutil.ignore_patterns("*.pt"))
+    choice = chosen(_of_one_seed(compared), 0.6)
+    with (
+        opened(compared.config, compared.photos, tmp_path / "w", 0, so_far=True) as one,
+        pytest.raises(UsageError, match="needs the weights") as caught,
+    ):
+        ship(one, choice, compared.table, tmp_path / "light", "a command")
+    assert choice.row.networks[0] in str(caught.value)
+    assert "--so-far" in caught.value.hint
+    assert not (tmp_path / "light").exists()
 
 
 def test_a_budget_that_nothing_was_chosen_for(compared) -> None:
