@@ -307,7 +307,7 @@ def _fine_tune(
         "method": method,
         "budget": budget,
         "recipe": recipe.to_json(),
-        "exponents": law if method.startswith("member") else None,
+        "law": law if method.startswith("member") else None,
         "rank_photos": table.rank_photos if method == "hrank" else None,
         "predictor": predictor.fingerprint if predictor is not None else None,
         "sizes": sizes if predictor is not None else None,
