@@ -246,18 +246,58 @@ def sentence(gain: Gain) -> str:
     )
 
 
+def sentences(value: Mapping[str, Any]) -> list[str]:
+    """What a document says in words: the gains, and where the method is not the best."""
+    verdict = verdict_of(told_lines(value))
+    return [*(sentence(gain) for gain in told_gains(value)), *([verdict] if verdict else [])]
+
+
+def verdict_of(told: Sequence[Line]) -> str:
+    """Whether the full method lies on or above every other at every budget at which another was
+    trained; "" where none was."""
+    budgets: list[float] = []
+    above: list[str] = []
+    for budget in dict.fromkeys(line.budget for line in told):
+        within = [line for line in told if line.budget == budget]
+        methods = {line.method for line in within}
+        if FULL not in methods or not methods & _OTHERS:
+            continue
+        budgets.append(budget)
+        beaten = [title(line.method) for line in within if line.beaten]
+        if beaten:
+            above.append(f"{', '.join(beaten)} at {_share(budget)}")
+    if not budgets:
+        return ""
+    *first, last = map(_share, budgets)
+    at = f"At {', '.join(first)}{' and ' * bool(first)}{last} of the MACs"
+    if above:
+        return f"{at} EdgeCompress does not lie on or above every other method: {'; '.join(above)}."
+    return f"{at} EdgeCompress lies on or above every other method."
+
+
+_OTHERS = frozenset({"resolution", "width", "hrank", "depgraph"})
+
+
+def _share(budget: float) -> str:
+    return f"{100 * budget:.3g} %"
+
+
 def rows_of(value: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
     """The table: budget, method, MACs a photo, share of the base's, top-1."""
 
     def budget(line: Line) -> str:
-        return "base" if line.method.startswith("base") else f"{100 * line.budget:.3g} %"
+        return "base" if line.method.startswith("base") else _share(line.budget)
+
+    told = told_lines(value)
+    seeds = max((line.seeds for line in told), default=0)
 
     def name(line: Line) -> str:
-        return title(line.method) + " (above EdgeCompress)" * line.beaten
+        fewer = f" ({line.seeds} of {seeds} seeds)" * (line.seeds < seeds)
+        return title(line.method) + " (above EdgeCompress)" * line.beaten + fewer
 
     return [
         (budget(line), name(line), text.macs(line.macs), text.percent(line.share), points(line))
-        for line in told_lines(value)
+        for line in told
     ]
 
 
@@ -268,5 +308,5 @@ def markdown(value: Mapping[str, Any], escape: Callable[[str], str] = str) -> st
     """The table and the gains, for a README or a pull request."""
     rows = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     rows += ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows_of(value)]
-    told = [f"- {sentence(gain)}" for gain in told_gains(value)]
+    told = [f"- {said}" for said in sentences(value)]
     return "\n".join([*rows, "", *told, ""])

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from edgecompress.files import write_text
 
 from . import charts, text
-from .compression import FULL, HEAD, Line, rows_of, sentence, title, told_gains, told_lines
+from .compression import FULL, HEAD, Line, rows_of, sentences, title, told_lines
 from .template import environment
 
 _LEFT, _RIGHT, _TOP, _HEIGHT = 76, 300, 24, 320
@@ -33,7 +33,7 @@ def page_values(value: Mapping[str, Any]) -> dict[str, Any]:
         "comparison": value,
         "comparison_head": HEAD,
         "comparison_rows": rows_of(value),
-        "comparison_sentences": [sentence(gain) for gain in told_gains(value)],
+        "comparison_sentences": sentences(value),
         "comparison_plot": plot(told_lines(value)),
     }
 

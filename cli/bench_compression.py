@@ -122,8 +122,8 @@ def _compression(
     if not as_json:
         columns = ["budget", "method", ">MACs a photo", ">of the base", ">top-1"]
         show.table(about["text"], columns, [list(row) for row in compression.rows_of(told)])
-        for gain in compression.told_gains(told):
-            show.say(compression.sentence(gain))
+        for said in compression.sentences(told):
+            show.say(said)
         show.say(f"page: {space.path('comparison.html')}")
         if ship is not None:
             show.say(f'cascade: {ship} (deploy it: [pretrained] cascade = "{ship}")')

@@ -190,6 +190,29 @@ def test_what_lies_above_the_full_method_is_marked() -> None:
     assert "uniform width (above EdgeCompress)" in compression.markdown(told)
 
 
+def test_the_verdict_is_of_every_budget_at_which_others_were_trained() -> None:
+    rows = [_row("base", 1.0, 0, 0.9), _row("edgecompress", 0.512, 0, 0.8)]
+    assert compression.verdict_of(compression.lines(rows)) == ""
+    for budget in (0.25, 0.5, 0.75):
+        rows += [_row("width", budget, 0, 0.8), _row("edgecompress", budget, 0, 0.8)]
+    told = compression.verdict_of(compression.lines(rows))
+    assert told == (
+        "At 75 %, 50 % and 25 % of the MACs EdgeCompress lies on or above every other method."
+    )
+    rows += [_row("hrank", 0.25, 0, 0.81), _row("depgraph", 0.25, 0, 0.79)]
+    told = compression.verdict_of(compression.lines(rows))
+    assert "does not lie on or above" in told and told.endswith(": HRank at 25 %.")
+    written = compression.document(rows, 0.512, {"text": "", "job": ""})
+    assert compression.sentences(written)[-1] == told
+    assert f"- {told}" in compression.markdown(written)
+
+
+def test_a_mean_over_fewer_seeds_says_so() -> None:
+    rows = [_row("base", 1.0, seed, 0.8) for seed in (0, 1)] + [_row("hrank", 0.5, 0, 0.7)]
+    told = compression.rows_of(compression.document(rows, 0.512, {"text": "", "job": ""}))
+    assert [row[1] for row in told] == ["uncompressed", "HRank (1 of 2 seeds)"]
+
+
 def test_the_document_is_read_back(rows: list[Row], tmp_path: Path) -> None:
     told = compression.document(rows, 0.6, {"text": "<b>", "job": "shapes"})
     path = tmp_path / "comparison.json"
