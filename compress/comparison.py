@@ -26,7 +26,7 @@ from .baselines import Method, Start, start
 from .cascade import Member, frontier, mean_chance
 from .chooser import Asked, Chooser
 from .config import CompressConfig, Epochs, MemberShare, Positive, Share, Table, Workers
-from .crop_sizes import with_sizes
+from .crop_sizes import NEVER_SMALLER, with_sizes
 from .export import save_network
 from .foreground import draw_boxes, train_predictor
 from .law import Law
@@ -206,6 +206,8 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
         with suppress(NotDoneError):
             predictor = train_predictor(one, draw_boxes(one, base))
             one, _ = with_sizes(one, predictor)
+            if one.settings.predictor.sizes == NEVER_SMALLER:
+                predictor = None  # what it would cost more than it shows less
     for method, budget in in_order(table):
         if method == "member-crop" and predictor is None:
             continue

@@ -28,6 +28,9 @@ LEAST = 4
 COUNT = 4
 """How many sides there are, the whole short side among them: as many as in the paper."""
 
+NEVER_SMALLER = (1.0,)
+"""Crop sizes with which a crop is the whole photo's square: a predictor for nothing."""
+
 
 def needed_sides(boxes: np.ndarray, shapes: Sequence[tuple[int, int]]) -> np.ndarray:
     """The side of the square that holds each box, `[n]`, as a share of the short side, at most 1.
@@ -45,7 +48,8 @@ def best_sizes(sides: np.ndarray, count: int = COUNT) -> tuple[float, ...]:
     """The `count` sides, the last one 1, with which crops show the least that was not asked for.
 
     Each crop takes the next side that is large enough, so what is shown in vain is
-    `mean(taken² - needed²)`. All choices among the sixteenths are tried.
+    `mean(taken² - needed²)`. All choices among the sixteenths are tried. Of the best one, sides
+    below 1 that no crop takes are left out.
 
     Args:
         sides: needed ones, shares of the short side.
@@ -61,13 +65,19 @@ def best_sizes(sides: np.ndarray, count: int = COUNT) -> tuple[float, ...]:
         )
     marks = np.arange(LEAST, STEPS) / STEPS
     tried = [(*chosen, 1.0) for chosen in itertools.combinations(marks.tolist(), count - 1)]
-    return min(tried, key=lambda sizes: wasted(sides, sizes))
+    best = min(tried, key=lambda sizes: wasted(sides, sizes))
+    used = set(_taken(sides, best).tolist())
+    return tuple(size for size in best if size in used or size == 1.0)
 
 
 def wasted(sides: np.ndarray, sizes: Sequence[float]) -> float:
     """Mean area beyond the needed square, as a share of the short side's square."""
-    taken = np.asarray(sizes)[np.searchsorted(np.asarray(sizes), sides)]
-    return float((taken**2 - np.asarray(sides) ** 2).mean())
+    return float((_taken(sides, sizes) ** 2 - np.asarray(sides) ** 2).mean())
+
+
+def _taken(sides: np.ndarray, sizes: Sequence[float]) -> np.ndarray:
+    """The side of each crop: the next that is large enough."""
+    return np.asarray(sizes)[np.searchsorted(np.asarray(sizes), sides)]
 
 
 def choose_sizes(one: Compression, predictor: Done) -> Done:
@@ -83,7 +93,13 @@ def choose_sizes(one: Compression, predictor: Done) -> Done:
         sides = needed_sides(boxes, shapes)
         sizes = best_sizes(sides)
         fixed = PredictorTable().sizes
-        events.note("crop sizes: " + ", ".join(f"{size:g}" for size in sizes))
+        if sizes == NEVER_SMALLER:
+            events.warn(
+                "the foreground predictor takes nearly the whole of every photo for foreground:"
+                " crops would show all of it"
+            )
+        else:
+            events.note("crop sizes: " + ", ".join(f"{size:g}" for size in sizes))
         return {
             "sizes": list(sizes),
             "wasted": round(wasted(sides, sizes), 5),
@@ -93,7 +109,13 @@ def choose_sizes(one: Compression, predictor: Done) -> Done:
             "photos": len(sides),
         }
 
-    inputs = {"predictor": predictor.fingerprint, "count": COUNT, "steps": STEPS, "least": LEAST}
+    inputs = {
+        "predictor": predictor.fingerprint,
+        "count": COUNT,
+        "steps": STEPS,
+        "least": LEAST,
+        "unused": "left out",
+    }
     return one.book.step("sizes", inputs, work)
 
 

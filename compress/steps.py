@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from . import ddp
 from .assemble import Variant, finish, is_written
 from .budget import member_names
 from .config import CompressConfig
-from .crop_sizes import with_sizes
+from .crop_sizes import NEVER_SMALLER, with_sizes
 from .export import save_network
 from .families import Network
 from .foreground import draw_boxes, train_predictor
@@ -85,9 +86,10 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
         done["boxes"] = draw_boxes(one, base)
         done["predictor"] = train_predictor(one, done["boxes"])
         one, sizes = with_sizes(one, done["predictor"])
-        settings = one.settings
         if sizes is not None:
             done["sizes"] = sizes
+        one, crops = _where_crops_are_smaller(one)
+        settings = one.settings
     done["shrink"] = measure_shrinking(one, base, price)
     done["proposals"] = propose_members(one, done["shrink"], price)
     found = done["proposals"]
@@ -127,6 +129,15 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
 
     ddp.decided(write)
     return out
+
+
+def _where_crops_are_smaller(one: Compression) -> tuple[Compression, bool]:
+    """With `crop = "auto"` no member is trained for crops that are never smaller than the photo."""
+    settings = one.settings
+    if settings.crop != "auto" or settings.predictor.sizes != NEVER_SMALLER:
+        return one, True
+    events.note("cropping is left out: no crop would be smaller than the photo")
+    return replace(one, settings=settings.model_copy(update={"crop": "never"})), False
 
 
 def cheapest_first(members: Mapping[str, NetworkSpec]) -> dict[str, NetworkSpec]:

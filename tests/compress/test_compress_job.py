@@ -148,6 +148,18 @@ _compress(({train!r} and Path({train!r}), Path({val!r})), Path({root!r}), {{"cro
 """
 
 
+def test_crops_that_are_never_smaller_are_left_out(finished: Path, shapes) -> None:
+    """Nothing is trained for them, and the cascade has no predictor that would cost something."""
+    seen: list[events.Event] = []
+    whole = {"predictor": {**TABLE["predictor"], "sizes": [1.0]}, "crop": "auto"}
+    with events.listening(seen.append):
+        out = _compress(shapes, finished, whole)
+    assert not [task for task in _trainings(seen) if task.endswith("-crop")]
+    assert any("cropping is left out" in event.text for event in seen)
+    assert json.loads((out / "cascade.json").read_text()).get("predictor") is None
+    assert json.loads((out / "compression.json").read_text())["crop"] == "whole"
+
+
 def test_a_killed_job_goes_on(shapes, tmp_path: Path) -> None:
     script = CHILD.format(
         folder=str(Path(__file__).parent),

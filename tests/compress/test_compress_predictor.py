@@ -17,6 +17,7 @@ from edgecompress.compress.augment import Augment
 from edgecompress.compress.boxes import best_constant, iou, mean_iou
 from edgecompress.compress.config import CompressConfig, PredictorTable
 from edgecompress.compress.crop_sizes import (
+    NEVER_SMALLER,
     best_sizes,
     choose_sizes,
     kept_sizes,
@@ -172,18 +173,24 @@ def test_boxes_and_predictor_are_told_with_their_marks(shapes, tmp_path: Path) -
 def test_sizes_waste_least(seed: int, count: int) -> None:
     sides = np.random.default_rng(seed).beta(2, 3, 40)
     sizes = best_sizes(sides, count)
-    assert len(sizes) == count
+    assert 1 <= len(sizes) <= count
     assert sizes[-1] == 1
     assert list(sizes) == sorted(set(sizes))
     least = wasted(sides, sizes)
     # What a crop takes, photo by photo, and that no neighbouring choice is better.
     taken = [next(size for size in sizes if size >= side) for side in sides]
     assert least == pytest.approx(np.mean(np.square(taken) - np.square(sides)))
-    for index in range(count - 1):
+    assert set(taken) | {1.0} == set(sizes)
+    for index in range(len(sizes) - 1):
         for step in (-1 / 16, 1 / 16):
             moved = sorted({*sizes[:index], sizes[index] + step, *sizes[index + 1 :]})
             if moved[0] >= 0.25:
                 assert wasted(sides, moved) >= least - 1e-12
+
+
+def test_sides_that_no_crop_takes_are_none() -> None:
+    assert best_sizes(np.full(20, 0.99)) == NEVER_SMALLER
+    assert best_sizes(np.full(20, 0.3)) == (0.3125, 1.0)
 
 
 def test_needed_sides_are_those_of_the_runner() -> None:
