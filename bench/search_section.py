@@ -154,13 +154,10 @@ def _either(error: float) -> str:
 def law_told(law: Law) -> str:
     """What the law's power means for the networks, in a sentence."""
     known = "measured" if law.measured else "assumed: one trial a dimension does not tell"
-    follows = (
-        "the first steps are cheap, so that each dimension gives a little"
-        if law.power > 1
-        else "the first steps are no cheaper than others, so that the dimension that loses least"
-        " gives all it has"
+    return (
+        f"Accuracy is lost as the cut to the power of {law.power:.2g} ({known}); at 2 each"
+        " dimension would give a little, at 1 or less the one that loses least gives all it has."
     )
-    return f"Accuracy is lost as the cut to the power of {law.power:.2g} ({known}): {follows}."
 
 
 def told(member: Member) -> str:

@@ -135,12 +135,11 @@ def test_page_and_markdown_have_the_section(report: Report, compression: dict[st
     assert "Compound shrinking" not in report_markdown(report)
 
 
-@pytest.mark.parametrize(("power", "words"), [(0.7, "all it has"), (1.6, "gives a little")])
-def test_the_law_is_told(compression: dict[str, Any], power: float, words: str) -> None:
+def test_the_law_is_told(compression: dict[str, Any]) -> None:
     compression = copy.deepcopy(compression)
-    compression["steps"]["shrink"]["law"].update(power=power, measured=True)
+    compression["steps"]["shrink"]["law"].update(power=1.6, measured=True)
     (told,) = [one for one in sentences(compression) if one.startswith("Accuracy is lost")]
-    assert f"{power:g} (measured)" in told and words in told
+    assert "the power of 1.6 (measured)" in told
     del compression["steps"]["shrink"]["law"]  # a record of an earlier version
     assert read_shrinking(compression) is not None
     assert not [one for one in sentences(compression) if one.startswith("Accuracy is lost")]
