@@ -16,7 +16,7 @@ from typing import Any
 from edgecompress.errors import InputError
 from edgecompress.files import read_json, write_json
 
-from ..compress.baselines import COUNTED_AGAINST, TITLES
+from ..compress.baselines import COUNTED_AGAINST, OTHERS, TITLES
 from ..compress.comparison import FULL, Row
 from . import text
 
@@ -260,7 +260,7 @@ def verdict_of(told: Sequence[Line]) -> str:
     for budget in dict.fromkeys(line.budget for line in told):
         within = [line for line in told if line.budget == budget]
         methods = {line.method for line in within}
-        if FULL not in methods or not methods & _OTHERS:
+        if FULL not in methods or methods.isdisjoint(OTHERS):
             continue
         budgets.append(budget)
         beaten = [title(line.method) for line in within if line.beaten]
@@ -273,9 +273,6 @@ def verdict_of(told: Sequence[Line]) -> str:
     if above:
         return f"{at} EdgeCompress does not lie on or above every other method: {'; '.join(above)}."
     return f"{at} EdgeCompress lies on or above every other method."
-
-
-_OTHERS = frozenset({"resolution", "width", "hrank", "depgraph"})
 
 
 def _share(budget: float) -> str:

@@ -42,7 +42,10 @@ TITLES: Mapping[str, str] = {
 }
 """What people call the methods, in the order of a table."""
 
-COUNTED_AGAINST = ("resolution", "width", "hrank", "depgraph", "member", "cascade")
+OTHERS: tuple[Method, ...] = ("resolution", "width", "hrank", "depgraph")
+"""The methods that are not our own."""
+
+COUNTED_AGAINST = (*OTHERS, "member", "cascade")
 """The methods that the full one is to lie on or above."""
 
 

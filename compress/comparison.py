@@ -22,7 +22,7 @@ from edgecompress.errors import InputError, UsageError
 from edgecompress.files import writing
 
 from . import ddp
-from .baselines import Method, Start, start
+from .baselines import OTHERS, Method, Start, start
 from .cascade import Member, frontier, mean_chance
 from .chooser import Asked, Chooser
 from .config import CompressConfig, Epochs, MemberShare, Positive, Share, Table, Workers
@@ -73,14 +73,7 @@ class ComparisonTable(Table):
     rate: Positive = 0.5
     distil: float = Field(default=0.5, ge=0, le=1)
     rank_photos: int = Field(default=256, ge=2)
-    methods: tuple[Method, ...] = (
-        "resolution",
-        "width",
-        "hrank",
-        "depgraph",
-        "member",
-        "member-crop",
-    )
+    methods: tuple[Method, ...] = (*OTHERS, "member", "member-crop")
     workers: Workers = "auto"
 
 
@@ -379,7 +372,7 @@ class _Rows:
     def within(self, budget: float) -> list[Row]:
         """What every method gives within a budget."""
         rows = []
-        for method in ("resolution", "width", "hrank", "depgraph"):
+        for method in OTHERS:
             name = _name(method, budget)
             if name in self.done:
                 rows.append(self.single(method, budget, name))

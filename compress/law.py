@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgecompress.errors import UsageError
@@ -93,8 +93,8 @@ def cut_of(base: NetworkSpec, spec: NetworkSpec, dimension: Dimension) -> float:
     counted in MACs. Side and width are what they are, whatever rounding makes of them.
     """
     if dimension == "depth":
-        thin = NetworkSpec(**{**vars(base), "depth": spec.depth})
-        return max(0.0, math.log(base.macs / thin.macs))
+        shallow = replace(base, depth=spec.depth)
+        return max(0.0, math.log(base.macs / shallow.macs))
     factor = getattr(base, dimension) / getattr(spec, dimension)
     return max(0.0, POWERS[dimension] * math.log(factor))
 

@@ -51,11 +51,11 @@ def chosen(rows: Sequence[Row], budget: float, method: str = FULL) -> Choice:
 
 
 def _require_weights(one: Compression, names: Sequence[str]) -> None:
-    missing = [one.book.path(f"{name}.pt") for name in names]
-    missing = [path for path in missing if not path.exists()]
-    if missing:
+    paths = (one.book.path(f"{name}.pt") for name in names)
+    missing = next((path for path in paths if not path.exists()), None)
+    if missing is not None:
         raise UsageError(
-            f"a cascade needs the weights of its networks, and {missing[0]} is not there",
+            f"a cascade needs the weights of its networks, and {missing} is not there",
             "copy the .pt files of the machine that trained them, or train (leave out --so-far)",
         )
 

@@ -99,20 +99,20 @@ def shapes(base: NetworkSpec, law: Law) -> list[Shape]:
     """All of them; a dimension that the law says nothing of stays as it is."""
     depths = list(_depths(base)) if "depth" in law.losses else [base]
     sides = list(_sides(base)) if "resolution" in law.losses else [base]
+    # Blocks are counted in MACs: their cut is what they save.
+    blocks = [(spec.depth, cut_of(base, spec, "depth")) for spec in depths]
+    pixels = [
+        (spec.resolution, cut_of(base, spec, "resolution"), math.log(base.macs / spec.macs))
+        for spec in sides
+    ]
     return [
         Shape(
-            replace(base, depth=deep.depth, resolution=near.resolution),
-            {
-                "depth": cut_of(base, deep, "depth"),
-                "resolution": cut_of(base, near, "resolution"),
-            },
-            {
-                "depth": math.log(base.macs / deep.macs),
-                "resolution": math.log(base.macs / near.macs),
-            },
+            replace(base, depth=depth, resolution=side),
+            {"depth": fewer, "resolution": smaller},
+            {"depth": fewer, "resolution": saved},
         )
-        for deep in depths
-        for near in sides
+        for depth, fewer in blocks
+        for side, smaller, saved in pixels
     ]
 
 
@@ -175,17 +175,17 @@ def exponents(
 ) -> dict[Dimension, float]:
     """Each dimension's share of what is saved at half of the cost; they add up to 1."""
     within = plans(found, law, _HALF, rates)
-    saved = within[0].saved if within else _most_saved(found, rates)
+    if within:
+        saved = within[0].saved
+    else:  # no width makes up for what is missing to a half
+        saved = {name: rates[name] * value for name, value in _smallest(found).saved.items()}
     total = sum(saved.values())
     return {name: saved.get(name, 0.0) / total for name in DIMENSIONS}
 
 
-def _most_saved(
-    found: Sequence[Shape], rates: Mapping[Dimension, float]
-) -> Mapping[Dimension, float]:
-    """What the smallest shape saves: where no width makes up for what is missing to a half."""
-    least = max(found, key=lambda shape: sum(shape.saved.values()))
-    return {name: rates[name] * value for name, value in least.saved.items()}
+def _smallest(found: Sequence[Shape]) -> Shape:
+    """The one that saves most MACs, whatever the width."""
+    return max(found, key=lambda shape: sum(shape.saved.values()))
 
 
 def exponent_errors(
@@ -242,8 +242,7 @@ def propose(
         return base if larger is None or larger.resolution < base.resolution else larger
     found = shapes(base, law)
     least = _NARROWEST if "width" in law.losses else base.width
-    smallest = max(found, key=lambda shape: sum(shape.saved.values())).spec
-    if cost(replace(smallest, width=least)) <= limit:
+    if cost(replace(_smallest(found).spec, width=least)) <= limit:
         for plan in plans(found, law, budget, rates):
             best = widest(plan.spec, limit, cost, base.width, least)
             if best is not None:
