@@ -42,6 +42,14 @@ def gone(marker: str, within: float = 5.0) -> bool:
     return False
 
 
+def wait_for(marker: str) -> None:
+    """Until a process has `marker` among its arguments: starting returns before it has."""
+    for _ in Deadline(20).attempts():
+        if not gone(marker, within=0):
+            return
+    pytest.fail(f"no process with {marker} has started")
+
+
 def test_arguments_and_variables_arrive_as_they_are(session: Session) -> None:
     show = "import os, sys; print(repr(sys.argv[1:]), repr(os.environ['ODD']))"
     done = session.run(
@@ -120,10 +128,7 @@ def test_a_killed_parent_takes_its_command_along(tmp_path: Path) -> None:
     environment = {**os.environ, "EDGECOMPRESS_CACHE": str(tmp_path)}
     parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
-        for _ in Deadline(20).attempts():
-            if not gone("987603", within=0):
-                break
-        assert not gone("987603", within=0)
+        wait_for("987603")
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
@@ -139,6 +144,7 @@ def test_a_command_lives_as_long_as_it_hears_of_us(
     monkeypatch.setattr(rpc_process, "SILENCE_S", 4)
     monkeypatch.setattr(rpc_process, "BEAT_S", beat)
     with session.start(["sleep", "987613"], timeout=60) as running:
+        wait_for("987613")
         assert gone("987613", within=6.0 if beat == 0.3 else 20.0) == (beat == 100.0)
         assert running.poll(0.1) is False or beat == 100.0
 
