@@ -1,4 +1,8 @@
-"""ResNet (He et al. 2016) with depth and width multipliers; torchvision's state-dict names."""
+"""ResNet (He et al. 2016) with depth and width multipliers; torchvision's state-dict names.
+
+Also ResNet-D (He et al. 2018, "Bag of tricks"), by timm's names: three 3x3 convolutions in place of
+the first one, 7x7, and shortcuts that average pixels where the others skip three of four.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +30,16 @@ RESNET50_DEPTHS: dict[float, tuple[int, ...]] = {
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, inputs: int, inner: int, outputs: int, stride: int) -> None:
+    def __init__(
+        self, inputs: int, inner: int, outputs: int, stride: int, *, pooled: bool = False
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, inner, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = nn.Conv2d(inner, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inputs, outputs, stride)
+        self.downsample = _shortcut(inputs, outputs, stride, pooled)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[n, inputs, h, w]` to `[n, outputs, h/stride, w/stride]`."""
@@ -45,7 +51,9 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride, as in torchvision), 1x1 and a shortcut."""
 
-    def __init__(self, inputs: int, inner: int, outputs: int, stride: int) -> None:
+    def __init__(
+        self, inputs: int, inner: int, outputs: int, stride: int, *, pooled: bool = False
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
@@ -54,7 +62,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inputs, outputs, stride)
+        self.downsample = _shortcut(inputs, outputs, stride, pooled)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[n, inputs, h, w]` to `[n, outputs, h/stride, w/stride]`."""
@@ -64,10 +72,31 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+def _shortcut(inputs: int, outputs: int, stride: int, pooled: bool) -> nn.Sequential | None:
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    if not pooled:
+        convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+    # Maps of an odd side end with a pixel of its own, as the 3x3 convolution beside this one has.
+    pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+    return nn.Sequential(
+        nn.Identity() if stride == 1 else pool,
+        nn.Conv2d(inputs, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+def _deep_stem(inner: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, inner, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(inner),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(inner, inner, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(inner),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(inner, outputs, 3, 1, 1, bias=False),
+    )
 
 
 class ResNet(Network):
@@ -79,6 +108,7 @@ class ResNet(Network):
         stem: channels after the first convolution.
         inner: inner channels of each stage's blocks.
         outer: output channels of each stage.
+        deep: channels within a stem of three convolutions: the network is a ResNet-D.
     """
 
     def __init__(
@@ -90,9 +120,12 @@ class ResNet(Network):
         inner: Sequence[int],
         outer: Sequence[int],
         classes: int,
+        deep: int | None = None,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, stem, 7, 2, 3, bias=False)
+        pooled = deep is not None
+        seven = nn.Conv2d(3, stem, 7, 2, 3, bias=False)
+        self.conv1 = seven if deep is None else _deep_stem(deep, stem)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -102,7 +135,7 @@ class ResNet(Network):
             parts = []
             for step in range(count):
                 stride = 2 if index > 0 and step == 0 else 1
-                parts.append(block(inputs, inner[index], outer[index], stride))
+                parts.append(block(inputs, inner[index], outer[index], stride, pooled=pooled))
                 inputs = outer[index]
             stages.append(nn.Sequential(*parts))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
@@ -124,23 +157,10 @@ class ResNet(Network):
         return self.fc(x.mean((2, 3)))
 
 
-def _basic(blocks: Sequence[int], width: float, classes: int, multiple: int) -> ResNet:
-    widths = [scaled_channels(channels, width, multiple) for channels in (64, 128, 256, 512)]
-    return ResNet(BasicBlock, blocks, stem=widths[0], inner=widths, outer=widths, classes=classes)
+CHANNELS = (64, 128, 256, 512)
+DEEP_CHANNELS = 32
 
-
-@register("resnet18")
-def _resnet18(
-    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
-) -> ResNet:
-    return _basic(thin_stages((2, 2, 2, 2), depth), width, classes, multiple)
-
-
-@register("resnet34")
-def _resnet34(
-    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
-) -> ResNet:
-    return _basic(thin_stages((3, 4, 6, 3), depth), width, classes, multiple)
+FOUR_STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": RESNET50_DEPTHS[1.0]}
 
 
 def resnet50_blocks(depth: float) -> tuple[int, ...]:
@@ -150,15 +170,29 @@ def resnet50_blocks(depth: float) -> tuple[int, ...]:
     return RESNET50_DEPTHS[min(RESNET50_DEPTHS, key=lambda row: abs(row - depth))]
 
 
-@register("resnet50")
-def _resnet50(
-    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
-) -> ResNet:
-    inner = [scaled_channels(channels, width, multiple) for channels in (64, 128, 256, 512)]
-    outer = [4 * channels for channels in inner]
-    return ResNet(
-        Bottleneck, resnet50_blocks(depth), stem=inner[0], inner=inner, outer=outer, classes=classes
-    )
+def _register(name: str, *, deep: bool) -> None:
+    bottlenecks = name == "resnet50"
+
+    @register(f"{name}d" if deep else name)
+    def build(
+        width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+    ) -> ResNet:
+        inner = [scaled_channels(channels, width, multiple) for channels in CHANNELS]
+        thin = resnet50_blocks(depth) if bottlenecks else thin_stages(FOUR_STAGES[name], depth)
+        return ResNet(
+            Bottleneck if bottlenecks else BasicBlock,
+            thin,
+            stem=inner[0],
+            inner=inner,
+            outer=[4 * channels for channels in inner] if bottlenecks else inner,
+            classes=classes,
+            deep=scaled_channels(DEEP_CHANNELS, width, multiple) if deep else None,
+        )
+
+
+for _name in FOUR_STAGES:
+    _register(_name, deep=False)
+    _register(_name, deep=True)
 
 
 @register("resnet50_inner")
@@ -166,7 +200,7 @@ def _resnet50_inner(
     width: float, depth: float, resolution: int, classes: int, multiple: int = 8
 ) -> ResNet:
     """The paper's variant: `width` narrows only the inner width of each bottleneck."""
-    inner = [scaled_channels(channels, width, multiple) for channels in (64, 128, 256, 512)]
+    inner = [scaled_channels(channels, width, multiple) for channels in CHANNELS]
     outer = (256, 512, 1024, 2048)
     return ResNet(
         Bottleneck, resnet50_blocks(depth), stem=64, inner=inner, outer=outer, classes=classes

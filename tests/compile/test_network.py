@@ -23,19 +23,24 @@ PREPROCESS = Preprocess(mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
 SPEC = NetworkSpec("resnet18", 0.125, 0.5, 32, 10)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A little ResNet, in PyTorch and as ONNX."""
+def export(spec: NetworkSpec, path: Path) -> Any:
+    """A network with random weights, which is also written as ONNX."""
     torch.manual_seed(0)
-    model = SPEC.build().eval()
+    model = spec.build().eval()
     for name, buffer in model.named_buffers():  # fresh BatchNorms would change nothing
         if name.endswith("running_mean"):
             buffer.uniform_(-0.2, 0.2)
         if name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5)
+    export_network(model, spec, path, torch.zeros(0, 3, spec.resolution, spec.resolution))
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A little ResNet, in PyTorch and as ONNX."""
     path = tmp_path_factory.mktemp("exported") / "little.onnx"
-    export_network(model, SPEC, path, torch.zeros(0, 3, 32, 32))
-    return model, path
+    return export(SPEC, path), path
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +52,36 @@ def compiled(exported: tuple[Any, Path], tmp_path_factory: Any) -> tuple[Compile
     return compile_network(exported[1], load_board("host"), PREPROCESS, out, dump=dump), dump
 
 
-def test_the_library_does_what_pytorch_does(
-    exported: tuple[Any, Path], compiled: tuple[CompiledNetwork, Path]
-) -> None:
+def require_same(library: Path, model: Any, side: int) -> None:
+    """A library's logits of three photos are PyTorch's."""
     import tvm
     from tvm import relax
 
-    library = tvm.runtime.load_module(str(compiled[0].library))
-    machine = relax.VirtualMachine(library, tvm.cpu())
-    photos = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+    photos = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     mean, std = torch.tensor(PREPROCESS.mean), torch.tensor(PREPROCESS.std)
     with torch.inference_mode():
         normalised = (torch.from_numpy(photos) - mean) / std
-        want = exported[0](normalised.permute(0, 3, 1, 2)).numpy()
+        want = model(normalised.permute(0, 3, 1, 2)).numpy()
     got = np.concatenate([machine["main"](tvm.runtime.tensor(p[None])).numpy() for p in photos])
     assert got.shape == (3, 10)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
+def test_the_library_does_what_pytorch_does(
+    exported: tuple[Any, Path], compiled: tuple[CompiledNetwork, Path]
+) -> None:
+    require_same(compiled[0].library, exported[0], SPEC.resolution)
+
+
+def test_shortcuts_average_maps_of_an_odd_side_too(tmp_path: Path) -> None:
+    """ResNet-D at 44 px: maps of 11, 6, 3 and 2 positions."""
+    spec = NetworkSpec("resnet18d", 0.125, 0.5, 44, 10)
+    model = export(spec, tmp_path / "little.onnx")
+    made = compile_network(
+        tmp_path / "little.onnx", load_board("host"), PREPROCESS, tmp_path / "little.so"
+    )
+    require_same(made.library, model, spec.resolution)
 
 
 def test_info_accounts_for_the_network(

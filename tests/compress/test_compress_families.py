@@ -25,13 +25,16 @@ from edgecompress.errors import InputError, UsageError
 
 IMAGENET = 1000
 
-# Published parameter counts (torchvision's model pages; timm's for EfficientNet-Lite and the
-# RegNets of 200 and 600 MF).
+# Published parameter counts (torchvision's model pages; timm's for EfficientNet-Lite, ResNet-D and
+# the RegNets of 200 and 600 MF).
 PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
     "resnet50_inner": 25_557_032,
+    "resnet18d": 11_708_744,
+    "resnet34d": 21_816_904,
+    "resnet50d": 25_576_264,
     "mobilenet_v2": 3_504_872,
     "efficientnet_lite0": 4_652_008,
     "efficientnet_lite1": 5_416_680,
@@ -53,6 +56,7 @@ PARAMETERS = {
 SMALL = [
     NetworkSpec("resnet18", 0.5, 0.75, 40, 7),
     NetworkSpec("resnet50", 0.25, 0.5, 33, 3),
+    NetworkSpec("resnet50d", 0.25, 0.5, 45, 3),
     NetworkSpec("resnet50_inner", 0.25, 0.3, 32, 3),
     NetworkSpec("mobilenet_v2", 0.35, 0.6, 48, 5),
     NetworkSpec("efficientnet_lite0", 0.5, 0.5, 45, 5),

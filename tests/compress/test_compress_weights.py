@@ -52,6 +52,9 @@ TORCHVISION = {
 TIMM = {
     "resnet18": "f0e35161599236f3",
     "resnet50": "fe1d335c3c7786ff",
+    "resnet18d": "30f711358857da3c",
+    "resnet34d": "0d604138f5659d8d",
+    "resnet50d": "1e44704a9c81a3b3",
     "mobilenet_v2": "026fcf850fd3006a",  # mobilenetv2_100
     "efficientnet_lite0": "c848caa45204bd67",  # tf_efficientnet_lite0
     "efficientnet_lite2": "59aabfeee8cc665b",
