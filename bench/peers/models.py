@@ -43,6 +43,8 @@ def _half_resnet50() -> tuple[nn.Module, int]:
 MODELS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
     "half-resnet50": _half_resnet50,
     "resnet50": _family("resnet50"),
+    "resnet18": _family("resnet18"),
+    "resnet18d": _family("resnet18d"),
     "mobilenet_v2": _family("mobilenet_v2"),
     "efficientnet_lite0": _family("efficientnet_lite0"),
     "regnet_x_200mf": _family("regnet_x_200mf"),
