@@ -28,7 +28,7 @@ NEVER = 1.01
 
 
 class Labelled(Protocol):
-    """What is needed of a photo set (`compress.photos.PhotoSet` is one)."""
+    """What is needed of a photo set (`compress.data.photos.PhotoSet` is one)."""
 
     @property
     def name(self) -> str:

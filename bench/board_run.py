@@ -38,7 +38,7 @@ _RECORDS_BYTES = 512 * 8000
 
 
 class Photos(Protocol):
-    """What is needed of a photo set (`compress.photos.PhotoSet` is one)."""
+    """What is needed of a photo set (`compress.data.photos.PhotoSet` is one)."""
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=1, lt=MANY)]
 
 
 class Estimate(BaseModel):
-    """A choice on photos that it did not see (`compress.crossfit.Estimate`)."""
+    """A choice on photos that it did not see (`compress.cascading.crossfit.Estimate`)."""
 
     top1: Share
     standard_error: Share
@@ -28,7 +28,7 @@ class Estimate(BaseModel):
 
 
 class Chosen(BaseModel):
-    """What was chosen, on the photos that chose it (`compress.cascade.OperatingPoint`)."""
+    """What was chosen, on the photos that chose it (`compress.cascading.cascade`)."""
 
     top1: Share
     mean_macs: Amount
@@ -46,7 +46,7 @@ class Variant(BaseModel):
 
 
 class Switch(BaseModel):
-    """Whether cropping paid (`compress.switch.Decision`)."""
+    """Whether cropping paid (`compress.cascading.switch.Decision`)."""
 
     crop: bool
     why: Annotated[str, Field(max_length=400)]

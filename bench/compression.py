@@ -1,7 +1,7 @@
 """What `edgecompress bench compression` says: methods beside each other, over seeds.
 
-A row is one method within one budget with one seed (`compress.comparison.Row`); a line here is the
-mean over seeds, with the standard deviation between them.
+A row is one method within one budget with one seed (`compress.comparing.comparison.Row`); a
+line here is the mean over seeds, with the standard deviation between them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from edgecompress.errors import InputError
 from edgecompress.files import read_json, write_json
 
-from ..compress.baselines import COUNTED_AGAINST, OTHERS, TITLES
-from ..compress.comparison import FULL, Row
+from ..compress.comparing.baselines import COUNTED_AGAINST, OTHERS, TITLES
+from ..compress.comparing.comparison import FULL, Row
 from . import text
 
 VERSION = 1

@@ -16,12 +16,12 @@ import torch
 from edgecompress import events
 from edgecompress.errors import InputError, UsageError
 
-from ..compress.boxes import iou
-from ..compress.evaluate import read_cascade
-from ..compress.export import load_network
-from ..compress.shipped import find_light
-from ..compress.tasks import run_batched
-from ..compress.true_boxes import BoxedPhotos
+from ..compress.cascading.evaluate import read_cascade
+from ..compress.cascading.shipped import find_light
+from ..compress.cropping.boxes import iou
+from ..compress.data.true_boxes import BoxedPhotos
+from ..compress.networks.export import load_network
+from ..compress.training.tasks import run_batched
 from ..runner.errors import RunnerError
 from ..runner.photo import Box, centre_box, crop_box, decode, sample, size_index
 from ..runner.spec import Cascade

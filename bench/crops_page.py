@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgecompress.files import write_text
 
-from ..compress.true_boxes import BoxedPhotos
+from ..compress.data.true_boxes import BoxedPhotos
 from ..runner.errors import RunnerError
 from ..runner.photo import Box, decode
 from .crops import CROP, HEAD, Looked, Overlap, Sight, overlap, rows_of, sentences

@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=0, lt=10**15)]
 
 
 class Boxes(BaseModel):
-    """Boxes drawn by activation maps (`compress.foreground.draw_boxes`)."""
+    """Boxes drawn by activation maps (`compress.cropping.foreground.draw_boxes`)."""
 
     mean_area: Share
     whole_photo_iou: Share
@@ -26,7 +26,7 @@ class Boxes(BaseModel):
 
 
 class Predictor(BaseModel):
-    """The trained predictor (`compress.foreground.train_predictor`)."""
+    """The trained predictor (`compress.cropping.foreground.train_predictor`)."""
 
     macs: Count
     params: Count
@@ -36,7 +36,7 @@ class Predictor(BaseModel):
 
 
 class Sizes(BaseModel):
-    """Crop sizes chosen from boxes (`compress.crop_sizes.choose_sizes`)."""
+    """Crop sizes chosen from boxes (`compress.cropping.crop_sizes.choose_sizes`)."""
 
     sizes: Annotated[list[Share], Field(max_length=8)]
     wasted: Share

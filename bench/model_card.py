@@ -10,7 +10,7 @@ from .template import environment
 
 
 def markdown(facts: Mapping[str, Any]) -> str:
-    """README.md of a light cascade folder (`compress.shipping.ship` gives the facts)."""
+    """README.md of a light cascade folder (`compress.comparing.shipping.ship` gives the facts)."""
     return environment().get_template("model_card.md.j2").render(facts=facts, networks=_rows(facts))
 
 

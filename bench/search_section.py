@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from markupsafe import Markup
 from pydantic import BaseModel, Field, model_validator
 
-from ..compress.search import front
+from ..compress.shrinking.search import front
 from . import charts, text
 from .records import MANY, Share, sound
 
@@ -34,7 +34,7 @@ class Network(BaseModel):
 
 
 class Point(BaseModel):
-    """A candidate after one of its trainings (`compress.search.Point`)."""
+    """A candidate after one of its trainings (`compress.shrinking.search.Point`)."""
 
     spec: Network
     macs: Amount
@@ -48,7 +48,7 @@ class Point(BaseModel):
 
 
 class Member(BaseModel):
-    """One budget's search (`compress.searching.Hunt.record`)."""
+    """One budget's search (`compress.shrinking.searching.Hunt.record`)."""
 
     name: Word
     budget: Word
@@ -70,14 +70,14 @@ class Trial(BaseModel):
 
 
 class Law(BaseModel):
-    """How the accuracy lost grows with what is cut (`compress.law`)."""
+    """How the accuracy lost grows with what is cut (`compress.shrinking.law`)."""
 
     power: Amount
     measured: bool
 
 
 class Shrinking(BaseModel):
-    """What the dimensions contribute (`compress.proposal.measure_shrinking`)."""
+    """What the dimensions contribute (`compress.shrinking.proposal.measure_shrinking`)."""
 
     law: Law | None = None
     points: list[Trial]

@@ -84,12 +84,12 @@ def _compression(
     more seeds or budgets add to what is there.
     """
     from ..bench import compression, compression_page, model_card
-    from ..compress.comparison import compare, opened
-    from ..compress.ddp import lead
-    from ..compress.photos import find_photos
-    from ..compress.shipped import CARD
-    from ..compress.shipping import chosen
-    from ..compress.shipping import ship as write_light
+    from ..compress.cascading.shipped import CARD
+    from ..compress.comparing.comparison import compare, opened
+    from ..compress.comparing.shipping import chosen
+    from ..compress.comparing.shipping import ship as write_light
+    from ..compress.data.photos import find_photos
+    from ..compress.machine.ddp import lead
 
     wanted = load_job(job)
     if wanted.compress is None:

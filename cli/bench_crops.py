@@ -55,7 +55,7 @@ def _crops(
     over photos, ± their standard errors.
     """
     from ..bench import crops, crops_page
-    from ..compress.true_boxes import find_boxed
+    from ..compress.data.true_boxes import find_boxed
 
     opened, predict = crops.open_predictor(cascade)
     boxed = find_boxed(photos, data)

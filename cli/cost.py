@@ -25,7 +25,7 @@ from .run import Run, code_fingerprint, leased
 
 if TYPE_CHECKING:
     from ..compress.config import CompressConfig
-    from ..compress.network import NetworkSpec
+    from ..compress.networks.network import NetworkSpec
     from ..rpc import Session
 
 NETWORK = "network"
@@ -127,7 +127,7 @@ def _time(
     from ..bench.deploy import BUNDLES, manifest_sha256
     from ..compile.bundle import build_bundle
     from ..compile.network import compile_network
-    from ..compress.material import IMAGENET_PIXELS
+    from ..compress.training.material import IMAGENET_PIXELS
     from ..runner.spec import Cascade, Stage
 
     onnx = write_random(spec, folder)
@@ -164,7 +164,7 @@ def _noise(folder: Path) -> Any:
     import numpy as np
     from PIL import Image
 
-    from ..compress.photos import PhotoSet
+    from ..compress.data.photos import PhotoSet
 
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     path = folder / "noise.png"
@@ -210,7 +210,7 @@ def write_random(spec: NetworkSpec, folder: Path) -> Path:
     """Write a network with random weights as ONNX, unchecked; returns the file."""
     import torch
 
-    from ..compress.export import write_onnx
+    from ..compress.networks.export import write_onnx
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -42,7 +42,7 @@ def _listing(*, data: Path | None, as_json: bool) -> Any:
 
 
 def _count(name: str, data: Path | None) -> int | None:
-    from ..compress.photos import find_photos
+    from ..compress.data.photos import find_photos
 
     try:
         return len(find_photos(name, data).paths)
@@ -63,7 +63,7 @@ def get(
     if name == "imagenette":
         folder = _imagenette(url)
     elif name == "foolbox":
-        from ..compress.photos import foolbox_photos
+        from ..compress.data.photos import foolbox_photos
 
         if url:
             raise UsageError("foolbox comes from its package and takes no --url")
@@ -78,8 +78,8 @@ def get(
 
 
 def _imagenette(url: str | None) -> Path:
-    from ..compress.download import fetch_imagenette
-    from ..compress.photos import find_photos
+    from ..compress.data.download import fetch_imagenette
+    from ..compress.data.photos import find_photos
 
     if url:
         return fetch_imagenette(url)

@@ -36,8 +36,8 @@ def _export(
 
     from edgecompress.files import writing
 
-    from ..compress.export import export_network, load_network
-    from ..compress.pretrained import load_pretrained
+    from ..compress.networks.export import export_network, load_network
+    from ..compress.networks.pretrained import load_pretrained
 
     file = Path(network)
     is_file = file.suffix == ".pt"

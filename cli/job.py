@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgecompress.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from ..compress.comparison import ComparisonTable
+    from ..compress.comparing.comparison import ComparisonTable
     from ..compress.plan import CompressConfig, PretrainedConfig
     from ..runner.protocol import Plan
 
@@ -191,7 +191,7 @@ def load_job(path: Path) -> Job:
         raise UsageError(f"job {path} is not valid TOML: {error}", _WORKS) from error
     if job.compress is not None:
         # A network of the user's own (`family = "module:..."`) lies beside the job file.
-        from ..compress.foreign.source import look_in
+        from ..compress.networks.foreign.source import look_in
 
         look_in(path.parent)
     return job
@@ -213,7 +213,7 @@ def pretrained_config(job: Job) -> PretrainedConfig:
 
 def comparison_table(job: Job) -> ComparisonTable:
     """The job's `[comparison]` table, checked."""
-    from ..compress.comparison import ComparisonTable
+    from ..compress.comparing.comparison import ComparisonTable
 
     return _table(ComparisonTable, "comparison", job.comparison)
 

@@ -97,7 +97,7 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         _main()
         return
-    from ..compress.ddp import shared
+    from ..compress.machine.ddp import shared
 
     try:
         shared(_main)

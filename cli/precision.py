@@ -11,7 +11,7 @@ from ..targets import Board
 from .job import Job, compress_config
 
 if TYPE_CHECKING:
-    from ..compress.photos import PhotoSet
+    from ..compress.data.photos import PhotoSet
 
 # Cores of Armv7 and Armv8.0, which have no arithmetic in half precision; LLVM's names.
 _WITHOUT_FLOAT16 = frozenset(
@@ -46,8 +46,8 @@ def calibration_photos(job: Job, data: Path | None, quick: bool) -> tuple[PhotoS
     Raises:
         InputError: they are not there.
     """
-    from ..compress.photos import find_photos
-    from ..compress.views import split
+    from ..compress.data.photos import find_photos
+    from ..compress.int8.views import split
 
     table = job.quantize
     if table.photos is None and job.compress is not None:

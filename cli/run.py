@@ -21,7 +21,7 @@ from .job import Job
 from .state import Workspace
 
 if TYPE_CHECKING:
-    from ..compress.photos import PhotoSet
+    from ..compress.data.photos import PhotoSet
     from ..rpc import Session
 
 
@@ -63,7 +63,7 @@ class Run:
     @cached_property
     def photos(self) -> PhotoSet:
         """The photos that are measured, after the job's limits."""
-        from ..compress.photos import find_photos
+        from ..compress.data.photos import find_photos
 
         bench = self.job.bench
         emulated = self.board.kind == "virtual"

@@ -23,7 +23,7 @@ from .tune_boards import endpoints, require_once, require_one_sort
 
 if TYPE_CHECKING:
     from ..bench.history import Entry
-    from ..compress.photos import PhotoSet
+    from ..compress.data.photos import PhotoSet
 
 
 def compress(run: Run) -> None:
@@ -32,7 +32,7 @@ def compress(run: Run) -> None:
         config = pretrained_config(run.job)
         inputs = {"pretrained": config.model_dump(mode="json")}
         if config.cascade is not None:
-            from ..compress.shipped import find_light
+            from ..compress.cascading.shipped import find_light
 
             inputs["cascade"] = _folder(find_light(config.cascade))
 
@@ -41,7 +41,7 @@ def compress(run: Run) -> None:
 
             pretrained_cascade(config, run.cascade, run.job.name)
     else:
-        from ..compress.photos import find_photos
+        from ..compress.data.photos import find_photos
         from .cost import job_cost
 
         table = compress_config(run.job)
@@ -57,7 +57,7 @@ def compress(run: Run) -> None:
         }
 
         def work() -> None:
-            from ..compress.ddp import Told, lead
+            from ..compress.machine.ddp import Told, lead
             from ..compress.plan import compress_photos
 
             training = run.space.path("training")
@@ -74,7 +74,7 @@ def reference(run: Run) -> None:
     """Classify the measured photos with PyTorch on this machine."""
 
     def work() -> None:
-        from ..compress.evaluate import evaluate
+        from ..compress.cascading.evaluate import evaluate
 
         # Members that an answer did not need run too: the report's trade-off curve needs them.
         evaluate(run.cascade, run.photos, every_stage=True).write(run.reference)
@@ -89,13 +89,13 @@ def quantize(run: Run) -> None:
     if table.precision != "int8":
         return
     from ..compile.integer import integer_of
-    from ..compress.views import shared
+    from ..compress.int8.views import shared
 
     ranges, gate = calibration_photos(run.job, run.data, run.quick)
     paired = integer_of(run.board).instruction == "pmaddubsw"
 
     def work() -> None:
-        from ..compress.quantize import Settings, quantize_cascade
+        from ..compress.int8.quantize import Settings, quantize_cascade
 
         settings = Settings(table.calibration, table.gate, table.drop, paired)
         quantize_cascade(
@@ -124,7 +124,7 @@ def tune(run: Run) -> None:
 
     def work() -> None:
         from ..compile.tune import tune_networks
-        from ..compress.evaluate import read_cascade
+        from ..compress.cascading.evaluate import read_cascade
 
         estimate, opening = None, nullcontext({})
         if budget.cost == "cycles":
@@ -164,7 +164,7 @@ def compile_(run: Run) -> None:
     def work() -> None:
         from ..compile.bundle import build_bundle
         from ..compile.network import compile_network
-        from ..compress.evaluate import read_cascade
+        from ..compress.cascading.evaluate import read_cascade
 
         preprocess = read_cascade(run.deployed).preprocess
         database = run.database if run.database.exists() else None
@@ -267,7 +267,7 @@ def onnx(run: Run) -> None:
     """Classify the measured photos with ONNX Runtime on this machine, from the compiled files."""
 
     def work() -> None:
-        from ..compress.evaluate import evaluate
+        from ..compress.cascading.evaluate import evaluate
 
         evaluate(run.deployed, run.photos, engine="ONNX Runtime").write(run.onnx)
 

@@ -20,7 +20,7 @@ Tell = Callable[[Run, bool], Any]
 
 def compress(run: Run, as_json: bool) -> Any:
     """The members, and what the cascade does on the measured photos in PyTorch."""
-    from ..compress.evaluate import read_cascade, read_predictions
+    from ..compress.cascading.evaluate import read_cascade, read_predictions
 
     cascade = read_cascade(run.cascade)
     predictions = read_predictions(run.reference, cascade, run.photos)

@@ -8,14 +8,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from edgecompress.errors import UsageError
 
-from .augment import Augment
-from .boxes import BoxLoss
 from .budget import LARGEST_SHARE, Budget, parse_budget
-from .cam import THRESHOLD, CamKind
-from .foreign import is_foreign
-from .network import NetworkSpec
-from .recipe import Precision, Recipe
-from .search import FEWEST_TRIALS
+from .choices import CAM_THRESHOLD, BoxLoss, CamKind, Precision
+from .data.augment import Augment
+from .networks.foreign import is_foreign
+from .networks.network import NetworkSpec
+from .recipe import Recipe
+
+FEWEST_TRIALS = 4
+"""Of a search: the proposal and one neighbour, each for a few epochs and then for more."""
 
 
 class Table(BaseModel):
@@ -30,7 +31,7 @@ class PretrainedConfig(Table):
     Attributes:
         cascade: one that comes with this package (`imagenette`), or a cascade folder; it needs
             nothing else. Or
-        members: `family.tag` names, cheapest first (`compress.pretrained.pretrained_names`).
+        members: `family.tag` names, cheapest first (`pretrained.pretrained_names`).
         criterion: confidence: `margin` or `max_softmax`.
         thresholds: one for each member but the last; a single number stands for all.
         accumulate: add a later member's logits, times alpha, to the running ones.
@@ -96,7 +97,7 @@ class BaseTable(Table):
     Attributes:
         width: by default 0.5, and 1 for a module of the user's own, which is taken as it is.
         multiple: what channels are a multiple of, in the base and in all that is shrunk from it.
-        weights: trained weights to begin with (`compress.weights.load_weights`): a file, or
+        weights: trained weights to begin with (`weights.load_weights`): a file, or
             `torchvision:TAG`, `timm:NAME`, or a `[pretrained]` name.
     """
 
@@ -197,7 +198,7 @@ class PredictorTable(Table):
     cam_resolution: Side = 256
     smooth: bool = True
     guided: bool = True
-    threshold: Annotated[float, Field(gt=0, lt=1)] = THRESHOLD
+    threshold: Annotated[float, Field(gt=0, lt=1)] = CAM_THRESHOLD
     epochs: Epochs = 30
     rate: Positive = 0.003
     decay: Annotated[float, Field(ge=0)] = 0.05

@@ -4,8 +4,8 @@
 photos.
 """
 
+from .cascading.packaged import pretrained_cascade
 from .config import CompressConfig, PretrainedConfig
-from .packaged import pretrained_cascade
 from .steps import compress_photos
 
 __all__ = ["CompressConfig", "PretrainedConfig", "compress_photos", "pretrained_cascade"]

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Precision = Literal["auto", "float32", "bfloat16"]
+from .choices import Precision
 
 FULL_SIDE_FROM = 0.7
 """From this share of the epochs on, progressive resizing has reached the whole side."""

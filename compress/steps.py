@@ -5,31 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from edgecompress import events
-from edgecompress.errors import InputError, UsageError
-from edgecompress.files import sha256_json, writing
+from edgecompress.errors import InputError
+from edgecompress.files import sha256_json
 
-from . import ddp
-from .assemble import Variant, finish, is_written
 from .budget import member_names
+from .cascading.assemble import Variant, finish, is_written
 from .config import CompressConfig
-from .crop_sizes import NEVER_SMALLER, with_sizes
-from .export import save_network
-from .families import Network
-from .foreground import draw_boxes, train_predictor
-from .foreign import require_maps
-from .learn import Compression, inherited, train_classifier
-from .material import gather
-from .network import NetworkSpec
-from .photos import PhotoSet, photos_fingerprint
-from .proposal import MACS, Price, measure_shrinking, propose_members
-from .searching import search_members
-from .shrink import Cost
-from .times import require_times, with_times
-from .weights import load_weights, weights_identity
-from .workbook import Done, Workbook, locked
+from .cropping.crop_sizes import NEVER_SMALLER, with_sizes
+from .cropping.foreground import draw_boxes, train_predictor
+from .data.photos import PhotoSet, photos_fingerprint
+from .machine import ddp
+from .networks.foreign import require_maps
+from .networks.network import NetworkSpec
+from .shrinking.proposal import MACS, Price, measure_shrinking, propose_members
+from .shrinking.searching import search_members
+from .shrinking.shrink import Cost
+from .shrinking.times import require_times, with_times
+from .training.classifiers import train_base, train_member
+from .training.learn import Compression, train_classifier
+from .training.material import gather
+from .training.workbook import Done, Workbook, locked
 
 
 def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may take
@@ -149,70 +146,6 @@ def cheapest_first(members: Mapping[str, NetworkSpec]) -> dict[str, NetworkSpec]
         else:
             found[name] = spec
     return found
-
-
-def train_base(one: Compression) -> Done:
-    """The classifier that everything else is measured against."""
-    settings = one.settings
-    spec = settings.base.spec(len(one.material.fit.labels))
-    recipe = settings.train.recipe(settings.train.epochs, seed=settings.seed)
-    inputs = {
-        "spec": spec.to_json(),
-        "recipe": recipe.to_json(),
-        "scale": settings.train.scale,
-        **({"mixup": settings.train.mixup} if settings.train.mixup else {}),
-        "photos": photos_fingerprint(one.material.fit),
-        "held": photos_fingerprint(one.material.held),
-    }
-    source = settings.base.weights
-    if source is not None:
-        inputs["weights"] = weights_identity(source)
-        inputs["start"] = "with the rows of known classes"
-
-    def begin(spec: NetworkSpec) -> Network:
-        network = one.build(spec)
-        if source is None:
-            return network
-        labels, preprocess = one.material.fit.labels, one.material.preprocess
-        fresh = load_weights(network, spec, source, labels=labels, preprocess=preprocess)
-        if fresh and not recipe.epochs:
-            raise UsageError(
-                f"the weights {source} do not know all of the classes, and nothing would train"
-                f" {fresh[0]}",
-                "let [compress.train] epochs be 1 or more",
-            )
-        return network
-
-    return train_classifier(one, "base", spec, recipe=recipe, inputs=inputs, start=begin)
-
-
-def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> Done:
-    """A shrunken network, from the base's weights and with the base as teacher.
-
-    The base itself, as a member, has been trained already.
-    """
-    settings, table = one.settings, one.settings.members
-    if spec.to_json() == base.result["spec"]:
-
-        def same(_: str) -> dict[str, Any]:
-            with writing(one.book.path(f"{name}.pt")) as temporary:
-                save_network(temporary, *one.load("base"))
-            return base.result
-
-        return one.book.step(name, {"base": base.fingerprint}, same, (f"{name}.pt",), alone=True)
-    recipe = settings.train.recipe(
-        table.epochs, seed=settings.seed, rate=table.rate, distil=table.distil
-    )
-    inputs = {"base": base.fingerprint, "spec": spec.to_json(), "recipe": recipe.to_json()}
-    return train_classifier(
-        one,
-        name,
-        spec,
-        recipe=recipe,
-        inputs=inputs,
-        start=lambda shrunk: inherited(one, shrunk),
-        teacher="base",
-    )
 
 
 def tune_variant(

@@ -20,6 +20,24 @@ MAY_IMPORT = {
     "bench": {"edgecompress", "targets", "runner", "compress", "compile", "rpc"},
     "cli": {"edgecompress", "targets", "runner", "compress", "compile", "rpc", "bench"},
 }
+COMPRESS = (
+    "choices",
+    "machine",
+    "data",
+    "networks",
+    "recipe",
+    "budget",
+    "config",
+    "training",
+    "cropping",
+    "shrinking",
+    "cascading",
+    "int8",
+    "comparing",
+    "steps",
+    "plan",
+)
+"""The parts of that room: each may import those before it."""
 ON_THE_BOARD = {"numpy", "PIL", "tvm_ffi"}
 
 
@@ -59,6 +77,20 @@ def test_imports_run_downwards(room: str) -> None:
         if (room_of(name) or room) not in allowed
     ]
     assert not wrong
+
+
+def test_imports_within_compress_run_downwards() -> None:
+    above = []
+    for path in sources("compress"):
+        inner = path.relative_to(ROOT / "compress").with_suffix("").parts[0]
+        if inner == "__init__":
+            continue
+        allowed = COMPRESS[: COMPRESS.index(inner) + 1]
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[:2] == ["edgecompress", "compress"] and parts[2] not in allowed:
+                above.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not above
 
 
 def test_runner_needs_little() -> None:

@@ -21,7 +21,7 @@ _CLASSES = 1000
 
 def _family(name: str, classes: int = _CLASSES) -> Callable[[], tuple[nn.Module, int]]:
     def build() -> tuple[nn.Module, int]:
-        from ...compress.families import find_family
+        from ...compress.networks.families import find_family
 
         family = find_family(name)
         return family.build(1.0, 1.0, family.resolution, classes), family.resolution
@@ -31,7 +31,7 @@ def _family(name: str, classes: int = _CLASSES) -> Callable[[], tuple[nn.Module,
 
 def _half_resnet50() -> tuple[nn.Module, int]:
     """Half as wide as ResNet-50, with 2-3-5-2 blocks: 0.589 GMACs at 184 pixels."""
-    from ...compress.families.resnet import Bottleneck, ResNet
+    from ...compress.networks.families.resnet import Bottleneck, ResNet
 
     inner = (32, 64, 128, 256)
     outer = tuple(4 * channels for channels in inner)
@@ -78,8 +78,8 @@ def quantised(onnx: Path, board: Board, preprocess: Preprocess, out: Path) -> Pa
     import onnx as onnx_package
 
     from ...compile.integer import integer_of
-    from ...compress.photos import foolbox_photos
-    from ...compress.quantize import quantize_network
+    from ...compress.data.photos import foolbox_photos
+    from ...compress.int8.quantize import quantize_network
     from ...runner.photo import centre_box, decode, sample
 
     shape = onnx_package.load(onnx, load_external_data=False).graph.input[0].type.tensor_type.shape
@@ -96,7 +96,7 @@ def _export(name: str, path: Path) -> None:
 
     from edgecompress.files import writing
 
-    from ...compress.export import write_onnx
+    from ...compress.networks.export import write_onnx
 
     torch.manual_seed(0)
     network, side = MODELS[name]()

@@ -18,7 +18,7 @@ from edgecompress.bench.peers import Row
 from edgecompress.bench.report import Material, build_report
 from edgecompress.bench.schema import Report
 from edgecompress.cli.job import BenchTable, LatencyTable
-from edgecompress.compress.photos import PhotoSet
+from edgecompress.compress.data.photos import PhotoSet
 from edgecompress.rpc import connect
 from edgecompress.runner.cascade import Outcome, classify
 from edgecompress.runner.photo import decode

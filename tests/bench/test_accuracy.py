@@ -24,7 +24,7 @@ from edgecompress.bench.accuracy import (
     trade_off,
     wilson,
 )
-from edgecompress.compress.photos import PhotoSet
+from edgecompress.compress.data.photos import PhotoSet
 from edgecompress.runner.cascade import Outcome
 from edgecompress.runner.records import Record
 

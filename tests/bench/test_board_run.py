@@ -40,7 +40,7 @@ from edgecompress.bench.deploy import (
     upload_runner,
 )
 from edgecompress.cli.job import BenchTable, LatencyTable
-from edgecompress.compress.photos import PhotoSet
+from edgecompress.compress.data.photos import PhotoSet
 from edgecompress.errors import BoardError, CompileError, EdgeCompressError, InputError
 from edgecompress.events import Event
 from edgecompress.rpc import Session, connect, virtual

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from edgecompress.bench.cascade_section import cascade_sentences
-from edgecompress.compress.cascade import Member
-from edgecompress.compress.chooser import Asked, Chooser
-from edgecompress.compress.crossfit import estimate, left_out, parts
-from edgecompress.compress.switch import Tried, decide
+from edgecompress.compress.cascading.cascade import Member
+from edgecompress.compress.cascading.chooser import Asked, Chooser
+from edgecompress.compress.cascading.crossfit import estimate, left_out, parts
+from edgecompress.compress.cascading.switch import Tried, decide
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from edgecompress.bench import crops, crops_page
 from edgecompress.cli.main import app
-from edgecompress.compress.export import save_network
-from edgecompress.compress.network import NetworkSpec
-from edgecompress.compress.true_boxes import BoxedPhotos, find_boxed, read_boxed
+from edgecompress.compress.data.true_boxes import BoxedPhotos, find_boxed, read_boxed
+from edgecompress.compress.networks.export import save_network
+from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.errors import InputError, UsageError
 from edgecompress.files import write_json
 from edgecompress.runner.cascade import classify

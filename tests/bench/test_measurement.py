@@ -17,7 +17,7 @@ from edgecompress.bench.glance import glances, verdict
 from edgecompress.bench.page import render_page
 from edgecompress.bench.report import Material, build_report, read_report, write_report
 from edgecompress.bench.schema import BoardSample, Measurement, Report
-from edgecompress.compress.evaluate import ENGINES
+from edgecompress.compress.cascading.evaluate import ENGINES
 from edgecompress.errors import InputError
 from edgecompress.targets import load_board
 

@@ -21,13 +21,13 @@ from edgecompress.bench.search_section import (
     sentences,
 )
 from edgecompress.compress.budget import parse_budget
-from edgecompress.compress.law import TrialPoint, fit_law
-from edgecompress.compress.network import NetworkSpec
-from edgecompress.compress.proposal import count_macs
-from edgecompress.compress.search import Point
-from edgecompress.compress.searching import Hunt
-from edgecompress.compress.shrink import exponent_errors, exponents, shapes
-from edgecompress.compress.workbook import Done
+from edgecompress.compress.networks.network import NetworkSpec
+from edgecompress.compress.shrinking.law import TrialPoint, fit_law
+from edgecompress.compress.shrinking.proposal import count_macs
+from edgecompress.compress.shrinking.search import Point
+from edgecompress.compress.shrinking.searching import Hunt
+from edgecompress.compress.shrinking.shrink import exponent_errors, exponents, shapes
+from edgecompress.compress.training.workbook import Done
 
 BASE = NetworkSpec("resnet18", 0.125, 1.0, 64, 2)
 

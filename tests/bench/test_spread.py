@@ -35,7 +35,7 @@ from edgecompress.bench.board_run import BoardRun, run_on_boards
 from edgecompress.bench.deploy import read_manifest
 from edgecompress.bench.spread import Work, unreadable
 from edgecompress.cli.job import BenchTable, LatencyTable
-from edgecompress.compress.photos import PhotoSet
+from edgecompress.compress.data.photos import PhotoSet
 from edgecompress.errors import BoardError
 from edgecompress.rpc import virtual
 from edgecompress.rpc.deadline import Deadline
@@ -216,7 +216,7 @@ from pathlib import Path
 from edgecompress import events
 from edgecompress.bench.board_run import run_on_boards
 from edgecompress.cli.job import BenchTable
-from edgecompress.compress.photos import PhotoSet
+from edgecompress.compress.data.photos import PhotoSet
 from edgecompress.rpc.deadline import Deadline
 from edgecompress.rpc.local import LocalSession
 from edgecompress.targets import load_board

@@ -24,8 +24,8 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """An ONNX file with random weights."""
     import torch
 
-    from edgecompress.compress.export import export_network
-    from edgecompress.compress.network import NetworkSpec
+    from edgecompress.compress.networks.export import export_network
+    from edgecompress.compress.networks.network import NetworkSpec
 
     family, width, resolution = NETWORKS[request.param]
     spec = NetworkSpec(family, width, 1.0, resolution, 10)

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from edgecompress.compress.augment import Augment
-from edgecompress.compress.devices import KEPT, chosen_device, multiplies_bfloat16
-from edgecompress.compress.loader import load_cache
-from edgecompress.compress.material import IMAGENET_PIXELS
-from edgecompress.compress.network import NetworkSpec
-from edgecompress.compress.photos import image_folder
+from edgecompress.compress.data.augment import Augment
+from edgecompress.compress.data.loader import load_cache
+from edgecompress.compress.data.photos import image_folder
+from edgecompress.compress.machine.devices import KEPT, chosen_device, multiplies_bfloat16
+from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.compress.recipe import Precision, Recipe
-from edgecompress.compress.tasks import ClassifyTask, Held
-from edgecompress.compress.train import train
+from edgecompress.compress.training.material import IMAGENET_PIXELS
+from edgecompress.compress.training.tasks import ClassifyTask, Held
+from edgecompress.compress.training.train import train
 
 BATCH = 64
 SIDE = 64

@@ -11,7 +11,7 @@ from edgecompress.cli.cost import KeptCost, job_cost, shapes
 from edgecompress.cli.job import Job, compress_config
 from edgecompress.cli.run import Run
 from edgecompress.cli.state import Workspace
-from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.errors import UsageError
 
 SMALL = NetworkSpec("resnet18", 0.125, 1.0, 32, 2)

@@ -18,7 +18,7 @@ from edgecompress.cli.job import Job, QuantizeTable, load_job
 from edgecompress.cli.precision import calibration_photos, compiler_precision, require_float16
 from edgecompress.cli.run import Run
 from edgecompress.cli.state import Workspace
-from edgecompress.compress.photos import image_folder
+from edgecompress.compress.data.photos import image_folder
 from edgecompress.errors import UsageError
 from edgecompress.files import write_json
 from edgecompress.runner.spec import Cascade, Preprocess, Stage

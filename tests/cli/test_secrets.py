@@ -15,7 +15,7 @@ from edgecompress import events
 from edgecompress.bench.board_run import run_on_boards
 from edgecompress.bench.report import Material, build_report, write_report
 from edgecompress.cli.job import BenchTable, LatencyTable
-from edgecompress.compress.photos import PhotoSet
+from edgecompress.compress.data.photos import PhotoSet
 from edgecompress.rpc.ssh import SshSession
 from edgecompress.targets.inventory import add
 

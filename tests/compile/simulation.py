@@ -21,7 +21,7 @@ from edgecompress.compile.fusion import fuse_elementwise
 from edgecompress.compile.graph import Graph, Layer, Value
 from edgecompress.compile.integer import as_words, integer_of
 from edgecompress.compile.pipeline import finish, prepare
-from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.runner.spec import Preprocess
 from edgecompress.targets import Board, load_board
 

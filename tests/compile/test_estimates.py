@@ -23,7 +23,7 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from torch import nn
 
-    from edgecompress.compress.export import write_onnx
+    from edgecompress.compress.networks.export import write_onnx
 
     torch.manual_seed(0)
     layers = [

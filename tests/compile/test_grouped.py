@@ -19,8 +19,8 @@ from edgecompress.compile.graph import Layer, Value
 from edgecompress.compile.grouped import pack_weight, plan
 from edgecompress.compile.machine import machine_of
 from edgecompress.compile.pipeline import calls, finish, prepare
-from edgecompress.compress.export import export_network
-from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.networks.export import export_network
+from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.targets import Board, load_board
 
 from .simulation import PREPROCESS, check, check_bounds, image_of, photo_of, woken

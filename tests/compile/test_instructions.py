@@ -18,8 +18,8 @@ import torch
 from edgecompress.bench import emulated
 from edgecompress.compile.network import compile_network
 from edgecompress.compile.pipeline import finish, prepare
-from edgecompress.compress.export import export_network
-from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.networks.export import export_network
+from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.errors import EdgeCompressError
 from edgecompress.targets import Board, load_board
 from edgecompress.targets.runtime import write_runtime

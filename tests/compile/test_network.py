@@ -13,8 +13,8 @@ import torch
 
 from edgecompress.compile import network as network_module
 from edgecompress.compile.network import CompiledNetwork, compile_network
-from edgecompress.compress.export import export_network
-from edgecompress.compress.network import NetworkSpec
+from edgecompress.compress.networks.export import export_network
+from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.errors import BoardError, CompileError, InputError
 from edgecompress.runner.spec import Preprocess
 from edgecompress.targets import load_board

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgecompress.compress.comparison import ComparisonTable, Row, compare
+from edgecompress.compress.comparing.comparison import ComparisonTable, Row, compare
 from edgecompress.compress.config import CompressConfig
-from edgecompress.compress.photos import PhotoSet, image_folder
+from edgecompress.compress.data.photos import PhotoSet, image_folder
 
 CONFIG = CompressConfig.model_validate(
     {

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from edgecompress.compress.budget import Budget, is_budget, member_names, parse_budget
 from edgecompress.compress.config import MembersTable
-from edgecompress.compress.network import NetworkSpec
-from edgecompress.compress.proposal import MACS, Price, count_macs
+from edgecompress.compress.networks.network import NetworkSpec
+from edgecompress.compress.shrinking.proposal import MACS, Price, count_macs
 from edgecompress.errors import UsageError
 
 

@@ -15,11 +15,11 @@ import pytest
 from pydantic import ValidationError
 
 from edgecompress import events
+from edgecompress.compress.cascading.evaluate import evaluate, read_cascade, read_predictions
 from edgecompress.compress.config import CompressConfig
-from edgecompress.compress.evaluate import evaluate, read_cascade, read_predictions
-from edgecompress.compress.photos import image_folder
+from edgecompress.compress.data.photos import image_folder
 from edgecompress.compress.plan import compress_photos
-from edgecompress.compress.workbook import Workbook
+from edgecompress.compress.training.workbook import Workbook
 from edgecompress.errors import InputError, UsageError
 
 TABLE = {

@@ -39,7 +39,7 @@ def _make(folder: Path) -> None:
     from edgecompress.bench.board_run import run_on_boards
     from edgecompress.bench.report import Material, build_report, write_report
     from edgecompress.cli.job import BenchTable, LatencyTable
-    from edgecompress.compress.photos import PhotoSet
+    from edgecompress.compress.data.photos import PhotoSet
     from edgecompress.rpc import connect
     from edgecompress.runner.manifest import manifest_from_bytes
     from edgecompress.targets import load_board

@@ -151,7 +151,7 @@ def _measurements(root: Path, name: str) -> Callable[[Path, Path], object]:
     """A run's folder in which one file is damaged, and the report of it."""
     from edgecompress.bench.board_run import read_board_run
     from edgecompress.bench.report import Material, build_report
-    from edgecompress.compress.photos import PhotoSet
+    from edgecompress.compress.data.photos import PhotoSet
     from edgecompress.targets import load_board
 
     paths = tuple(sorted((root / "photos").iterdir()))

@@ -26,7 +26,7 @@ from edgecompress import events
 from edgecompress.bench.board_photos import identify
 from edgecompress.bench.board_run import run_on_boards
 from edgecompress.cli.job import BenchTable
-from edgecompress.compress.photos import PhotoSet, find_photos
+from edgecompress.compress.data.photos import PhotoSet, find_photos
 from edgecompress.rpc import connect, virtual
 from edgecompress.runner.measure import peak_rss_mib
 from edgecompress.runner.run import MEASUREMENTS, PREDICTIONS

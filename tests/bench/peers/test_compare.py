@@ -24,8 +24,8 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from edgecompress.bench.peers.models import _wake
-    from edgecompress.compress.export import write_onnx
-    from edgecompress.compress.families import find_family
+    from edgecompress.compress.networks.export import write_onnx
+    from edgecompress.compress.networks.families import find_family
 
     torch.manual_seed(0)
     network = find_family("resnet18").build(0.25, 1.0, 64, 10)
@@ -121,7 +121,7 @@ def test_ranks_of_measured_and_predicted(ratios: list[float], rank: float) -> No
 
 def compare_macs(onnx: Path) -> int:
     """Counted by PyTorch's own hooks."""
-    from edgecompress.compress.network import NetworkSpec
+    from edgecompress.compress.networks.network import NetworkSpec
 
     assert onnx.name == "small.onnx"
     return NetworkSpec("resnet18", 0.25, 1.0, 64, 10).macs
@@ -138,7 +138,7 @@ def test_names_that_are_no_model() -> None:
 def test_the_half_resnet_is_the_one_that_is_documented() -> None:
     import torch
 
-    from edgecompress.compress.macs import count_macs
+    from edgecompress.compress.networks.macs import count_macs
 
     with torch.device("meta"):
         network, side = MODELS["half-resnet50"]()

@@ -1,0 +1,1 @@
+"""Other methods, trained alike, and what is compared and shipped."""

@@ -1,0 +1,463 @@
+"""Compression beside what an expert would try instead: the same base, recipe, epochs and photos.
+
+For each seed a base is trained; every method makes its network from it, all are fine-tuned alike
+(the base teaches each of them), and all are measured on the validation photos. What has to be
+chosen (the members of a cascade, its thresholds, whether to crop) is chosen on photos held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from edgecompress import events
+from edgecompress.errors import InputError, UsageError
+from edgecompress.files import writing
+
+from ..cascading.cascade import Member, frontier, mean_chance
+from ..cascading.chooser import Asked, Chooser
+from ..cascading.likelihood import chances, fit_temperature
+from ..config import CompressConfig, Epochs, MemberShare, Positive, Share, Table, Workers
+from ..cropping.crop_sizes import NEVER_SMALLER, with_sizes
+from ..cropping.foreground import draw_boxes, train_predictor
+from ..data.photos import PhotoSet, photos_fingerprint
+from ..machine import ddp
+from ..machine.trials import find_pool, map_trials
+from ..networks.export import save_network
+from ..shrinking.law import Law
+from ..shrinking.proposal import measure_shrinking
+from ..training.classifiers import train_base
+from ..training.learn import Compression, teaching
+from ..training.material import centred, gather
+from ..training.tasks import ClassifyTask
+from ..training.train import train
+from ..training.workbook import Done, NotDoneError, Workbook, locked
+from .baselines import OTHERS, Method, Start, start
+
+FULL = "edgecompress"
+"""The method of what is chosen among cascades and single members."""
+PREDICTOR = "predictor"
+MOST_STAGES = 3
+
+
+class ComparisonTable(Table):
+    """`[comparison]` of a job: what compression is compared with, and how often.
+
+    Attributes:
+        seeds: one base and all that follows from it, each.
+        budgets: shares of the base's MACs that every method has to keep.
+        members: shares of the base's MACs of the networks that cascades are made of, ascending;
+            above 1 it is the base at a larger resolution.
+        headline: the share at which the paper compares itself with the uncompressed network.
+        epochs: of each fine-tuning.
+        rate: multiplies the base's learning rate.
+        distil: weight of the base's answer in the loss.
+        rank_photos: training photos that HRank looks at.
+        methods: of single networks; cascades follow from the members.
+        workers: how many seeds run side by side: a number of processes; `auto`, by cores and GPUs;
+            `ray`, over the machines of a Ray cluster.
+    """
+
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    budgets: tuple[Share, ...] = (0.25, 0.5, 0.75)
+    members: tuple[MemberShare, ...] = (0.125, 0.25, 0.5, 1.0)
+    headline: Share = 0.512
+    epochs: Epochs = 5
+    rate: Positive = 0.5
+    distil: float = Field(default=0.5, ge=0, le=1)
+    rank_photos: int = Field(default=256, ge=2)
+    methods: tuple[Method, ...] = (*OTHERS, "member", "member-crop")
+    workers: Workers = "auto"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method within one budget, with one seed.
+
+    Attributes:
+        method: a key of `baselines.TITLES`.
+        budget: share of the base's MACs that was allowed; 1 for the base itself.
+        macs: a photo, on average, on the validation photos; a predictor's included.
+        top1: on the validation photos.
+        held_out: top-1 on the photos held out; `chance`: the mean probability that it gives to
+            their classes, by which the best of several is chosen.
+        n: validation photos.
+        networks: names of the networks in it, in order; each has its logits in `NAME.npz`.
+        point: of a cascade, its thresholds and what else was chosen.
+    """
+
+    method: str
+    budget: float
+    seed: int
+    macs: float
+    top1: float
+    held_out: float
+    n: int
+    networks: tuple[str, ...]
+    point: dict[str, Any] | None = None
+    chance: float = 0.0
+
+    @property
+    def cropped(self) -> bool:
+        """Whether its networks look through the predictor's crops."""
+        return self.networks[0].startswith("member-crop")
+
+
+def compare(
+    config: CompressConfig,
+    table: ComparisonTable,
+    photos: tuple[PhotoSet, PhotoSet],
+    work: Path,
+    *,
+    so_far: bool = False,
+) -> list[Row]:
+    """All rows of all seeds; every training is kept in `work` and not done twice.
+
+    Args:
+        photos: to learn from, and to report on.
+        work: one folder a seed is made in it.
+        so_far: train nothing: the rows of what is there.
+
+    Raises:
+        InputError: the photos cannot be used.
+        UsageError: a budget cannot be met, training diverged, or the folder is in use.
+        EdgeCompressError: a seed's process was lost twice.
+    """
+    learn, report_on = photos
+    if learn.labels != report_on.labels:
+        raise InputError(
+            f"{learn.name} and {report_on.name} have different classes",
+            "give both the same folders",
+        )
+    asked = [_Asked(config, table, photos, work, seed, so_far) for seed in table.seeds]
+    rows = list(chain(*map_trials(_rows_of, asked, find_pool(table.workers), "seeds")))
+    if not rows:
+        raise UsageError(f"nothing has been trained in {work} yet", "leave out --so-far")
+    return rows
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One seed of a comparison; see `compare`."""
+
+    config: CompressConfig
+    table: ComparisonTable
+    photos: tuple[PhotoSet, PhotoSet]
+    work: Path
+    seed: int
+    so_far: bool
+
+
+def _rows_of(asked: _Asked) -> list[Row]:
+    """One seed's rows. Runs in any process."""
+    with opened(asked.config, asked.photos, asked.work, asked.seed, asked.so_far) as one:
+        try:
+            return _one_seed(one, asked.table)
+        except NotDoneError as missing:
+            events.note(f"seed {asked.seed}: {missing} has not been trained yet")
+            return []
+
+
+@contextmanager
+def opened(
+    config: CompressConfig,
+    photos: tuple[PhotoSet, PhotoSet],
+    work: Path,
+    seed: int,
+    so_far: bool = False,
+) -> Iterator[Compression]:
+    """What a comparison has of one seed, in a folder of its own below `work`, which is locked.
+
+    Args:
+        so_far: what has not been trained yet stays so (`workbook.NotDoneError`).
+
+    Raises:
+        UsageError: another comparison is working there.
+    """
+    learn, report_on = photos
+    folder = work / f"seed{seed}"
+    settings = config.model_copy(update={"seed": seed})
+    with ddp.joined(), locked(folder, "comparison"):
+        material = gather(settings, learn, report_on, folder)
+        yield Compression(settings, material, Workbook(folder, reading=so_far))
+
+
+def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
+    base = train_base(one)
+    held, val = _targets(one)
+    done = {"base": _judge_base(one, base)}
+    law = measure_shrinking(one, base).result["law"]
+    predictor = None
+    if "member-crop" in table.methods:
+        with suppress(NotDoneError):
+            predictor = train_predictor(one, draw_boxes(one, base))
+            one, _ = with_sizes(one, predictor)
+            if one.settings.predictor.sizes == NEVER_SMALLER:
+                predictor = None  # what it would cost more than it shows less
+    for method, budget in in_order(table):
+        if method == "member-crop" and predictor is None:
+            continue
+        name = _name(method, budget)
+        with suppress(NotDoneError):
+            done[name] = _fine_tune(
+                one, name, method, budget, table, law=law, base=base,
+                predictor=predictor if method == "member-crop" else None,
+            )  # fmt: skip
+    answers = {name: Answers.read(one.book.path(f"{name}.npz")) for name in done}
+    maker = _Rows(one, table, done, answers, held, val)
+    return maker.all()
+
+
+def in_order(table: ComparisonTable) -> list[tuple[Method, float]]:
+    """What is fine-tuned: members first, then the others' networks of the budget nearest to the
+    headline and so on, so that a run that is stopped has what says most."""
+
+    order: list[tuple[Method, float]] = []
+    budgets = sorted(table.budgets, key=lambda budget: abs(budget - table.headline))
+    for method in table.methods:
+        if method.startswith("member"):
+            order.extend((method, share) for share in table.members)
+    for budget in budgets:
+        order.extend((m, budget) for m in table.methods if not m.startswith("member"))
+    return order
+
+
+def _targets(one: Compression) -> tuple[np.ndarray, np.ndarray]:
+    return one.material.held_cache.targets.numpy(), one.material.val_cache.targets.numpy()
+
+
+def _judge_base(one: Compression, base: Done) -> Done:
+    def work(_: str) -> dict[str, Any]:
+        spec, network = one.load("base")
+        _answer(one, "base", Start(network, spec, spec.macs, spec.params), crop=None)
+        return {"macs": spec.macs, "params": spec.params, "predictor_macs": 0}
+
+    inputs = {"base": base.fingerprint, "val": photos_fingerprint(one.material.val)}
+    return one.book.step("base-answers", inputs, work, ("base.npz",), alone=True)
+
+
+def _fine_tune(
+    one: Compression,
+    name: str,
+    method: Method,
+    budget: float,
+    table: ComparisonTable,
+    *,
+    law: Any,
+    base: Done,
+    predictor: Done | None,
+) -> Done:
+    """One network, made, fine-tuned and asked about all photos."""
+    settings, material = one.settings, one.material
+    recipe = settings.train.recipe(
+        table.epochs, seed=settings.seed + 1, rate=table.rate, distil=table.distil
+    )
+    sizes = settings.predictor.sizes
+
+    def work(fingerprint: str) -> dict[str, Any]:
+        events.note(f"seed {settings.seed}: {name}")
+        known = Law.from_json(law)
+        begun = start(one, method, budget, law=known, rank_photos=table.rank_photos)
+        look, crops = centred, None
+        if predictor is not None:
+            found = one.load(PREDICTOR)
+            crops = material.fit_crops(found, sizes)
+            look = material.predicted(material.held, material.held_cache, found, sizes)
+        task = ClassifyTask(
+            cache=material.fit_cache,
+            resolution=begun.spec.resolution,
+            preprocess=material.preprocess,
+            augment=one.augment(),
+            held=material.held_inputs(begun.spec.resolution, look),
+            crops=crops,
+            teacher=teaching(one, "base") if table.distil else None,
+        )
+        checkpoint = one.book.path(f"{name}.checkpoint")
+        outcome = train(
+            begun.network, task, recipe, checkpoint, f"training {name}", identity=fingerprint
+        )
+        if ddp.ranks().first:
+            if begun.whole:
+                with writing(one.book.path(f"{name}.pt")) as temporary:
+                    save_network(temporary, begun.spec, begun.network)
+            _answer(one, name, begun, crop=PREDICTOR if predictor is not None else None)
+        return {
+            "spec": begun.spec.to_json(),
+            "macs": begun.macs,
+            "params": begun.params,
+            "predictor_macs": 0 if predictor is None else predictor.result["macs"],
+            "measures": [round(measure, 5) for measure in outcome.measures],
+            "seconds": round(outcome.seconds, 1),
+        }
+
+    inputs = {
+        "base": base.fingerprint,
+        "method": method,
+        "budget": budget,
+        "recipe": recipe.to_json(),
+        "law": law if method.startswith("member") else None,
+        "rank_photos": table.rank_photos if method == "hrank" else None,
+        "predictor": predictor.fingerprint if predictor is not None else None,
+        "sizes": sizes if predictor is not None else None,
+        "val": photos_fingerprint(material.val),
+        **(one.crop_inputs() if predictor is not None else {}),
+    }
+    return one.book.step(name, inputs, work, (f"{name}.npz",), (f"{name}.checkpoint",))
+
+
+def _answer(one: Compression, name: str, begun: Start, crop: str | None) -> None:
+    """Keep a network's logits for the photos held out and those to report on."""
+    material = one.material
+    logits = {}
+    for kind, photos, cache in (
+        ("held", material.held, material.held_cache),
+        ("val", material.val, material.val_cache),
+    ):
+        look = centred
+        if crop is not None:
+            sizes = one.settings.predictor.sizes
+            look = material.predicted(photos, cache, one.load(crop), sizes)
+        logits[kind] = material.logits(photos, cache, look, (begun.spec, begun.network))
+    with writing(one.book.path(f"{name}.npz")) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **logits)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A network's logits `[n, classes]`: for the photos held out, and for those reported on."""
+
+    held: np.ndarray
+    val: np.ndarray
+
+    @staticmethod
+    def read(path: Path) -> Answers:
+        """Of a step's file."""
+        with np.load(path) as kept:
+            return Answers(kept["held"], kept["val"])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows out of networks' answers: no training any more."""
+
+    one: Compression
+    table: ComparisonTable
+    done: dict[str, Done]
+    answers: dict[str, Answers]
+    held: np.ndarray
+    val: np.ndarray
+
+    @property
+    def base_macs(self) -> int:
+        return self.done["base"].result["macs"]
+
+    def all(self) -> list[Row]:
+        rows = [self.single("base", 1.0, "base")]
+        if "member-1000" in self.done:
+            rows.append(self.single("base-longer", 1.0, "member-1000"))
+        larger = [_name("member", share) for share in self.table.members if share > 1]
+        if larger and larger[-1] in self.done:
+            rows.append(self.single("base-larger", 1.0, larger[-1]))
+        for budget in sorted({*self.table.budgets, self.table.headline}):
+            rows += self.within(budget)
+        return rows
+
+    def within(self, budget: float) -> list[Row]:
+        """What every method gives within a budget."""
+        rows = []
+        for method in OTHERS:
+            name = _name(method, budget)
+            if name in self.done:
+                rows.append(self.single(method, budget, name))
+        candidates = []
+        for kind, title in (("member", "cascade"), ("member-crop", "cascade-crop")):
+            names = [_name(kind, share) for share in self.table.members]
+            names = [name for name in names if name in self.done]
+            fitting = [n for n in names if self.cost(n) <= budget * self.base_macs]
+            if fitting:
+                singles = [self.single(kind, budget, name) for name in fitting]
+                candidates.append(max(singles, key=lambda row: (row.chance, -row.macs)))
+            cascade = self.cascade(title, budget, names)
+            candidates += [cascade] if cascade else []
+        rows += candidates
+        if candidates:
+            best = max(candidates, key=lambda row: (row.chance, -row.macs))
+            rows.append(Row(**{**_fields(best), "method": FULL}))
+        return rows
+
+    def cost(self, name: str) -> int:
+        result = self.done[name].result
+        return result["macs"] + result["predictor_macs"]
+
+    def single(self, method: str, budget: float, name: str) -> Row:
+        answers = self.answers[name]
+        return Row(
+            method=method,
+            budget=budget,
+            seed=self.one.settings.seed,
+            macs=float(self.cost(name)),
+            top1=_top1(answers.val, self.val),
+            held_out=_top1(answers.held, self.held),
+            n=len(self.val),
+            networks=(name,),
+            chance=_chance(answers.held, self.held),
+        )
+
+    def cascade(self, method: str, budget: float, names: Sequence[str]) -> Row | None:
+        """The cascade of two or three members that is best on the photos held out."""
+        limit, table = budget * self.base_macs, self.one.settings.cascade
+        sizes = tuple(range(2, min(MOST_STAGES, len(names)) + 1))
+        if not sizes:
+            return None
+        choosing = Chooser(table.criterion, table.alphas, sizes, macs=limit)
+        held = self.asked(names, "held")
+        points = choosing.sweep(held)
+        if frontier(points)[0].mean_macs > limit:
+            return None
+        point = choosing.choose(points, held)
+        told = self.asked(names, "val").apply(point)
+        return Row(
+            method=method,
+            budget=budget,
+            seed=self.one.settings.seed,
+            macs=told.mean_macs,
+            top1=told.top1,
+            held_out=point.top1,
+            n=len(self.val),
+            networks=tuple(names[place] for place in point.members or range(len(names))),
+            point=asdict(told),
+            chance=mean_chance(held.members, held.targets, point),
+        )
+
+    def asked(self, names: Sequence[str], kind: Literal["held", "val"]) -> Asked:
+        """What some networks, cheapest first, say of the photos held out or reported on."""
+        members = tuple(
+            Member(self.done[name].result["macs"], getattr(self.answers[name], kind))
+            for name in names
+        )
+        return Asked(members, getattr(self, kind), self.done[names[0]].result["predictor_macs"])
+
+
+def _name(method: str, share: float) -> str:
+    """Of a method's network within a share of the base's MACs: its step and its files."""
+    return f"{method}-{round(1000 * share):04d}"
+
+
+def _top1(logits: np.ndarray, targets: np.ndarray) -> float:
+    return float((logits.argmax(1) == targets).mean())
+
+
+def _chance(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The mean probability of the targets, at the likeliest temperature."""
+    return float(chances(logits, targets, fit_temperature(logits, targets)).mean())
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    return {key: getattr(row, key) for key in row.__dataclass_fields__}

@@ -1,0 +1,1 @@
+"""Dynamic image cropping: activation maps, boxes, the foreground predictor, crop sizes."""

@@ -1,0 +1,1 @@
+"""Photos: sets of them, their pixels in memory, random views."""

@@ -1,0 +1,1 @@
+"""Networks in int8: calibration, quantisers in the ONNX file, and the gate."""

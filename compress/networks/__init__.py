@@ -1,0 +1,1 @@
+"""Networks that can be shrunk: families, a user's modules, weights, inheritance, ONNX."""

@@ -1,0 +1,1 @@
+"""Compound shrinking: trials, the law that follows from them, and the local search."""

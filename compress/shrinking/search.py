@@ -1,0 +1,167 @@
+"""A local search round the network that the law proposes, along the surface of equal cost.
+
+With the cost fixed, two of depth, width and resolution are free. A step takes a block more or less,
+or 8 pixels, or both; the width, which is finest, takes up what the budget leaves. Candidates that
+would leave more than a twelfth of it unused are none.
+
+Trainings are short and noisy. All candidates get a few epochs, the better half of them goes on for
+twice as many (successive halving, Jamieson and Talwalkar 2016), and only who then beats the network
+in hand by more than the standard error of its accuracy, or is as accurate and cheaper, takes its
+place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..networks.network import NetworkSpec
+from .law import standard_error
+from .shrink import SIDE_STEP, SMALLEST_SIDE, Cost, next_depth
+
+LEAST_USED = 0.92
+"""Share of a budget that a candidate must use."""
+_AIM = 0.98
+_GUESSES = 6
+_MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (-1, 1), (1, -1), (1, 1), (-1, -1))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A candidate after one of its trainings.
+
+    Attributes:
+        cost: of one photo, in what the budget limits.
+        accuracy: on photos held out.
+        photos: how many those are.
+        epochs: it has had, of all its trainings.
+        seconds: those of this training.
+        long: whether it was among the better half.
+        step: of the work folder that trained it.
+    """
+
+    spec: NetworkSpec
+    cost: float
+    accuracy: float
+    photos: int
+    epochs: int
+    seconds: float
+    long: bool
+    step: str
+
+    @property
+    def error(self) -> float:
+        """The accuracy's standard error."""
+        return standard_error(self.accuracy, self.photos)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for the record."""
+        return {
+            "spec": self.spec.to_json(),
+            "macs": self.spec.macs,
+            "params": self.spec.params,
+            "cost": self.cost,
+            "held_out": self.accuracy,
+            "error": round(self.error, 5),
+            "photos": self.photos,
+            "epochs": self.epochs,
+            "seconds": self.seconds,
+            "long": self.long,
+            "step": self.step,
+        }
+
+
+def neighbours(
+    spec: NetworkSpec, base: NetworkSpec, limit: float, cost: Cost
+) -> Iterator[NetworkSpec]:
+    """Networks one step away that cost nearly, and at most, `limit`; none is larger than the base.
+
+    Args:
+        cost: called a few times for each.
+    """
+    seen = {(spec.macs, spec.params, spec.resolution)}
+    for deeper, larger in _MOVES:
+        depth = spec.depth if deeper == 0 else next_depth(spec, base.depth, deeper)
+        side = spec.resolution + larger * SIDE_STEP
+        if depth is None or not SMALLEST_SIDE <= side <= base.resolution:
+            continue
+        found = fitted(replace(spec, depth=depth, resolution=side), limit, cost, base.width)
+        if found is None:
+            continue
+        layers = (found.macs, found.params, found.resolution)
+        if layers not in seen:
+            seen.add(layers)
+            yield found
+
+
+def fitted(start: NetworkSpec, limit: float, cost: Cost, most: float) -> NetworkSpec | None:
+    """`start` at a width with which it costs nearly, and at most, `limit`; None: there is none.
+
+    Args:
+        most: the largest width.
+    """
+    low, high, width = 0.0, most, min(start.width, most)
+    for _ in range(_GUESSES):
+        spec = replace(start, width=round(width, 4))
+        paid = cost(spec)
+        if LEAST_USED * limit <= paid <= limit:
+            return spec
+        if paid < limit and width == most:
+            return None
+        low, high = (width, high) if paid < limit else (low, width)
+        # The cost goes about as the width's square.
+        guess = width * math.sqrt(_AIM * limit / paid)
+        width = (
+            min(guess, most) if low < guess and (guess < high or high == most) else (low + high) / 2
+        )
+    return None
+
+
+def first_round(left: int, fresh: bool) -> int:
+    """How many new candidates a round of so many trainings can take.
+
+    Args:
+        fresh: whether the network in hand has to be trained too, twice.
+    """
+    left -= 2 * fresh
+    count = 0
+    while count + 1 + kept(count + 1) <= left:
+        count += 1
+    return count
+
+
+def kept(count: int) -> int:
+    """How many of so many candidates go on."""
+    return max(1, count // 2) if count else 0
+
+
+def better(new: Point, old: Point) -> str:
+    """Why `new` takes the place of `old`; "" where it does not."""
+    gain = new.accuracy - old.accuracy
+    if gain > old.error:
+        return (
+            f"{100 * gain:.1f} points above the one before it"
+            f" (standard error {100 * old.error:.1f})"
+        )
+    if gain >= 0 and new.cost < old.cost:
+        return (
+            f"as accurate as the one before it and {100 * (1 - new.cost / old.cost):.1f} % cheaper"
+        )
+    return ""
+
+
+def best(points: Sequence[Point]) -> list[Point]:
+    """The most accurate first, of equal ones the cheapest."""
+    return sorted(points, key=lambda one: (-one.accuracy, one.cost))
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which of (cost, accuracy) no other one matches at less cost, cheapest first."""
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    chosen: list[int] = []
+    for i in order:
+        if not chosen or points[i][1] > points[chosen[-1]][1]:
+            chosen.append(i)
+    return chosen

@@ -1,0 +1,121 @@
+"""The photos of a compression: split, decoded once, and looked at through predicted crops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...runner.photo import Box, centre_box, crop_box
+from ...runner.spec import Preprocess
+from ..budget import LARGEST_SHARE
+from ..config import CompressConfig
+from ..data.loader import Crop, PhotoCache, load_cache, runner_inputs, whole
+from ..data.photos import PhotoSet
+from ..data.shards import mapped_cache
+from ..networks.families import Network
+from ..networks.network import NetworkSpec
+from .tasks import Held, run_batched
+
+# Mean and deviation of ImageNet's pixels, as everybody uses them, in 0..255.
+IMAGENET_PIXELS = Preprocess((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+CACHE_MARGIN = math.sqrt(LARGEST_SHARE)
+"""Cached photos are so much larger than the base's input: random crops then still have pixels."""
+
+
+def centred(_: int, width: int, height: int) -> Box:
+    """The largest square in the middle: where a cascade without predictor looks."""
+    return centre_box(width, height, 1.0)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Photos to train on, photos held out, and photos to report on.
+
+    Attributes:
+        fit: trained on.
+        held: part of the training photos that no training sees; everything is decided on them.
+        val: only reported on.
+        side: short side of cached photos.
+        shards: folder for the decoded photos to train on; None keeps them in memory.
+    """
+
+    fit: PhotoSet
+    held: PhotoSet
+    val: PhotoSet
+    side: int
+    preprocess: Preprocess = IMAGENET_PIXELS
+    shards: Path | None = None
+
+    @cached_property
+    def fit_cache(self) -> PhotoCache:
+        """The photos to train on."""
+        if self.shards is not None:
+            return mapped_cache(self.fit, self.side, self.shards)
+        return load_cache(self.fit, self.side)
+
+    @cached_property
+    def held_cache(self) -> PhotoCache:
+        """The photos held out."""
+        return load_cache(self.held, self.side)
+
+    @cached_property
+    def val_cache(self) -> PhotoCache:
+        """The photos to report on; small, since only who can be read matters."""
+        return load_cache(self.val, 16)
+
+    def held_inputs(self, resolution: int, crop: Crop) -> Held:
+        """The held-out photos as the runner gives them to a network, with their classes."""
+        cache = self.held_cache
+        inputs = runner_inputs(self.held, cache.positions, crop, resolution)
+        return Held(inputs, cache.targets)
+
+    def logits(
+        self, photos: PhotoSet, cache: PhotoCache, crop: Crop, member: tuple[NetworkSpec, Network]
+    ) -> np.ndarray:
+        """A member's logits `[n, classes]` for the readable photos of a set."""
+        spec, network = member
+        inputs = runner_inputs(photos, cache.positions, crop, spec.resolution)
+        return run_batched(network, inputs, self.preprocess).numpy()
+
+    def predicted(
+        self,
+        photos: PhotoSet,
+        cache: PhotoCache,
+        predictor: tuple[NetworkSpec, Network],
+        sizes: tuple[float, ...],
+    ) -> Crop:
+        """The crops that the predictor leads to, on the runner's own path."""
+        spec, network = predictor
+        squashed = runner_inputs(photos, cache.positions, whole, spec.resolution)
+        boxes = run_batched(network, squashed, self.preprocess).tolist()
+        return lambda number, width, height: crop_box(boxes[number], width, height, sizes)
+
+    def fit_crops(self, predictor: tuple[NetworkSpec, Network], sizes: tuple[float, ...]) -> Tensor:
+        """Predicted crops of the photos to train on `[n, 4]`, shares of width and height."""
+        spec, network = predictor
+        cache = self.fit_cache
+        boxes = []
+        for part in torch.arange(len(cache)).split(256):
+            squashed = cache.squashed(part.tolist(), spec.resolution)
+            boxes.append(run_batched(network, squashed.permute(0, 2, 3, 1), self.preprocess))
+        crops = []
+        for photo, box in zip(cache.pixels, torch.cat(boxes).tolist(), strict=True):
+            height, width = photo.shape[1:]
+            left, top, right, bottom = crop_box(box, width, height, sizes)
+            crops.append((left / width, top / height, right / width, bottom / height))
+        return torch.tensor(crops)
+
+
+def gather(settings: CompressConfig, learn: PhotoSet, report_on: PhotoSet, work: Path) -> Material:
+    """The photos of a compression: `learn` is split, `report_on` is only looked at in the end."""
+    fit, held = learn.hold_out(settings.held_out, settings.seed)
+    side = round(CACHE_MARGIN * settings.base.resolution)
+    shards = work / "photos" if settings.photos == "disk" else None
+    return Material(fit, held, report_on, side, shards=shards)

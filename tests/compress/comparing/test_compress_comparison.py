@@ -1,0 +1,256 @@
+"""The method beside its baselines: real trainings on a set small enough for seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecompress import events
+from edgecompress.bench import compression
+from edgecompress.bench.compression_page import page_values, plot, write_compression
+from edgecompress.compress.comparing.baselines import TITLES, only_resolution, only_width
+from edgecompress.compress.comparing.comparison import (
+    Answers,
+    ComparisonTable,
+    Row,
+    compare,
+    in_order,
+)
+from edgecompress.compress.networks.network import NetworkSpec
+from edgecompress.errors import InputError, UsageError
+from edgecompress.runner.cascade import combine, confidence
+
+
+@pytest.fixture
+def photos(compared):
+    return compared.photos
+
+
+@pytest.fixture
+def work(compared) -> Path:
+    return compared.work
+
+
+@pytest.fixture
+def rows(compared) -> list[Row]:
+    return compared.rows
+
+
+def test_every_method_has_a_row_a_seed(rows: list[Row]) -> None:
+    at = {(row.method, row.budget, row.seed) for row in rows}
+    for seed in (0, 1):
+        bases = {"base", "base-longer", "base-larger"}
+        assert {m for m, b, s in at if b == 1.0 and s == seed} == bases
+        assert {m for m, b, s in at if b == 0.5 and s == seed} == set(TITLES) - bases
+    assert len(at) == len(rows)
+
+
+def test_no_method_is_above_its_budget(rows: list[Row]) -> None:
+    base = next(row.macs for row in rows if row.method == "base")
+    for row in rows:
+        if row.method == "base-larger":
+            assert row.macs >= base  # no method: what the last members are, alone
+            continue
+        # A cascade's thresholds are chosen on other photos than it is measured on.
+        slack = 1.0 if row.point is None else 1.4
+        assert row.macs <= base * row.budget * slack + 1e-6
+
+
+def test_rows_follow_from_the_kept_answers(rows: list[Row], photos, work: Path) -> None:
+    """Accuracy, hit rates and MACs once more, photo by photo, from the networks' logits."""
+    targets = np.array(photos[1].targets)
+    for row in rows:
+        folder = work / f"seed{row.seed}"
+        logits = [Answers.read(folder / f"{name}.npz").val for name in row.networks]
+        if row.point is None:
+            right = logits[0].argmax(1) == targets
+            assert row.top1 == pytest.approx(right.mean())
+            continue
+        thresholds = (*row.point["thresholds"], -math.inf)
+        stages, right = [], []
+        for photo, target in enumerate(targets):
+            running = None
+            for stage, own in enumerate(logits):
+                one = own[photo : photo + 1]
+                running = combine(running, one, row.point["alpha"], row.point["accumulate"])
+                sure = confidence(running, "margin", row.point["temperatures"][stage])
+                if sure[0] >= thresholds[stage]:
+                    stages.append(stage)
+                    right.append(running.argmax() == target)
+                    break
+        assert row.top1 == pytest.approx(np.mean(right))
+        hits = [np.mean(np.array(stages) == stage) for stage in range(len(logits))]
+        assert row.point["hit_rates"] == pytest.approx(hits)
+
+
+def test_a_second_run_trains_nothing(compared) -> None:
+    seen: list[events.Event] = []
+    with events.listening(seen.append):
+        again = compare(compared.config, compared.table, compared.photos, compared.work)
+    assert again == compared.rows
+    assert not [e for e in seen if e.kind == "begin" and e.task.startswith("training")]
+
+
+def test_seeds_side_by_side_give_the_same_rows(compared) -> None:
+    table = compared.table.model_copy(update={"workers": 2})
+    assert compare(compared.config, table, compared.photos, compared.work) == compared.rows
+
+
+def test_so_far_shows_what_is_there_and_trains_nothing(compared, tmp_path: Path) -> None:
+    wider = {"seeds": (0, 1, 7), "budgets": (0.5, 0.65), "members": (0.3, 0.45, 1.0, 1.5625)}
+    table = compared.table.model_copy(update=wider)
+    seen: list[events.Event] = []
+    with events.listening(seen.append):
+        rows = compare(compared.config, table, compared.photos, compared.work, so_far=True)
+    assert not [e for e in seen if e.kind == "begin" and e.task.startswith("training")]
+    assert [row for row in rows if row.budget != 0.65] == compared.rows
+    # Members that are there make cascades within any budget.
+    assert {row.method for row in rows if row.budget == 0.65} >= {"member", "cascade"}
+    assert any("seed 7: base has not been trained" in e.text for e in seen)
+    with pytest.raises(UsageError, match="nothing has been trained") as caught:
+        compare(compared.config, table, compared.photos, tmp_path, so_far=True)
+    assert "--so-far" in caught.value.hint
+
+
+def test_a_table_needs_no_weights(compared, rows: list[Row], tmp_path: Path) -> None:
+    """What was trained elsewhere comes home as records and answers."""
+    for path in compared.work.rglob("*"):
+        if path.suffix in (".json", ".npz"):
+            there = tmp_path / path.relative_to(compared.work)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(path.read_bytes())
+    read = compare(compared.config, compared.table, compared.photos, tmp_path, so_far=True)
+    assert read == rows
+
+
+def test_members_come_first_and_then_what_is_near_the_headline() -> None:
+    table = ComparisonTable(budgets=(0.25, 0.5, 0.75), members=(0.25, 1.0))
+    order = in_order(table)
+    assert order[:4] == [
+        ("member", 0.25), ("member", 1.0), ("member-crop", 0.25), ("member-crop", 1.0)
+    ]  # fmt: skip
+    assert [budget for _, budget in order[4:]] == [0.5] * 4 + [0.75] * 4 + [0.25] * 4
+    assert {method for method, _ in order[4:8]} == {"resolution", "width", "hrank", "depgraph"}
+
+
+def test_another_budget_trains_only_what_is_new(compared) -> None:
+    seen: list[events.Event] = []
+    table = compared.table.model_copy(update={"seeds": (0,), "budgets": (0.5, 0.7)})
+    with events.listening(seen.append):
+        compare(compared.config, table, compared.photos, compared.work)
+    begun = [e.task for e in seen if e.kind == "begin" and e.task.startswith("training")]
+    assert sorted(begun) == [
+        f"training {method}-0700" for method in ("depgraph", "hrank", "resolution", "width")
+    ]
+
+
+def test_means_over_seeds(rows: list[Row]) -> None:
+    for line in compression.lines(rows):
+        own = [row.top1 for row in rows if (row.method, row.budget) == (line.method, line.budget)]
+        assert (line.seeds, line.top1) == (2, pytest.approx(np.mean(own)))
+        assert line.spread == pytest.approx(np.std(own, ddof=1))
+
+
+def _row(method: str, budget: float, seed: int, top1: float) -> Row:
+    return Row(method, budget, seed, 100.0 * budget, top1, top1, 50, ("x",))
+
+
+def test_gains_are_paired_by_seed() -> None:
+    rows = [_row("base", 1.0, seed, 0.8 + seed / 10) for seed in (0, 1)]
+    rows += [_row("edgecompress", 0.512, seed, 0.81 + seed / 10) for seed in (0, 1)]
+    rows += [_row("edgecompress", 0.5, 0, 0.8), _row("hrank", 0.5, 0, 0.75)]
+    rows += [replace(_row("base-longer", 1.0, 1, 0.93), macs=100.0)]
+    over_base, over_longer, over_hrank = compression.gains(rows, 0.512)
+    assert (over_base.mean, over_base.spread) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
+    assert (over_hrank.mean, over_hrank.spread, over_hrank.seeds) == (pytest.approx(5.0), None, 1)
+    assert "reached" in compression.sentence(over_base)
+    assert "With 48.8 % less" in compression.sentence(over_base)
+    assert "on these photos" not in compression.sentence(over_base)
+    assert (over_longer.mean, over_longer.seeds) == (pytest.approx(-2.0), 1)
+    assert "paper" not in compression.sentence(over_longer)
+
+
+def test_what_the_budget_did_not_hold_for_is_said() -> None:
+    rows = [_row("base", 1.0, 0, 0.8), replace(_row("edgecompress", 0.512, 0, 0.9), macs=52.7)]
+    (gain,) = compression.gains(rows, 0.512)
+    # A smaller budget that kept within the larger one, on these photos as well.
+    rows += [replace(_row("edgecompress", budget, 0, 0.85), macs=51.0) for budget in (0.25, 0.5)]
+    assert [one.budget for one in compression.gains(rows, 0.512)] == [0.512, 0.5]
+    assert gain.spent == pytest.approx(0.527)
+    assert "reached; 47.3 % less on these photos" in compression.sentence(gain)
+    # A document of before that was told.
+    assert "on these photos" not in compression.sentence(replace(gain, spent=None))
+
+
+def test_what_lies_above_the_full_method_is_marked() -> None:
+    rows = [_row("base", 1.0, 0, 0.9), _row("width", 0.5, 0, 0.8)]
+    rows += [_row("edgecompress", 0.5, 0, 0.7)]
+    beaten = {line.method: line.beaten for line in compression.lines(rows)}
+    assert beaten == {"base": False, "width": True, "edgecompress": False}
+    told = compression.document(rows, 0.512, {"text": "few | photos", "job": "x"})
+    assert "uniform width (above EdgeCompress)" in compression.markdown(told)
+
+
+def test_the_verdict_is_of_every_budget_at_which_others_were_trained() -> None:
+    rows = [_row("base", 1.0, 0, 0.9), _row("edgecompress", 0.512, 0, 0.8)]
+    assert compression.verdict_of(compression.lines(rows)) == ""
+    for budget in (0.25, 0.5, 0.75):
+        rows += [_row("width", budget, 0, 0.8), _row("edgecompress", budget, 0, 0.8)]
+    told = compression.verdict_of(compression.lines(rows))
+    assert told == (
+        "At 75 %, 50 % and 25 % of the MACs EdgeCompress lies on or above every other method."
+    )
+    rows += [_row("hrank", 0.25, 0, 0.81), _row("depgraph", 0.25, 0, 0.79)]
+    told = compression.verdict_of(compression.lines(rows))
+    assert "does not lie on or above" in told and told.endswith(": HRank at 25 %.")
+    written = compression.document(rows, 0.512, {"text": "", "job": ""})
+    assert compression.sentences(written)[-1] == told
+    assert f"- {told}" in compression.markdown(written)
+
+
+def test_a_mean_over_fewer_seeds_says_so() -> None:
+    rows = [_row("base", 1.0, seed, 0.8) for seed in (0, 1)] + [_row("hrank", 0.5, 0, 0.7)]
+    told = compression.rows_of(compression.document(rows, 0.512, {"text": "", "job": ""}))
+    assert [row[1] for row in told] == ["uncompressed", "HRank (1 of 2 seeds)"]
+
+
+def test_the_document_is_read_back(rows: list[Row], tmp_path: Path) -> None:
+    told = compression.document(rows, 0.6, {"text": "<b>", "job": "shapes"})
+    path = tmp_path / "comparison.json"
+    compression.write_document(told, path)
+    kept = compression.read_document(path)
+    assert compression.told_lines(kept) == compression.lines(rows)
+    write_compression(kept, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<svg" in page and "&lt;b&gt;" in page and "<b>" not in page
+    assert page_values(kept)["comparison_rows"]
+    for old, new in (('"spread"', '"scatter"'), ('"seeds": 2', '"seeds": "2"'), ("0.6", "1e300")):
+        path.write_text(json.dumps(told).replace(old, new))
+        with pytest.raises(InputError, match="damaged"):
+            compression.read_document(path)
+
+
+def test_the_plot_has_a_mark_for_each_line(rows: list[Row]) -> None:
+    lines = [line for line in compression.lines(rows) if line.method != "base-longer"]
+    methods = len({line.method for line in lines})
+    drawn = str(plot([replace(line, spread=None) for line in lines]))
+    marks = drawn.count("<circle") + drawn.count('class="run') + drawn.count(' Z"')
+    assert marks >= len(lines) + methods
+
+
+def test_only_one_dimension_is_shrunk() -> None:
+    base = NetworkSpec("resnet18", 0.5, 1.0, 128, 10)
+    for budget in (0.25, 0.5, 0.75):
+        small = only_resolution(base, budget)
+        assert replace(small, resolution=128) == base
+        assert budget * 0.7 * base.macs < small.macs <= budget * base.macs
+        narrow = only_width(base, budget)
+        assert replace(narrow, width=0.5) == base
+        assert narrow.macs <= budget * base.macs
+    with pytest.raises(UsageError, match="no input side"):
+        only_resolution(base, 0.001)
