@@ -1,4 +1,4 @@
-"""Channels taken out of a trained network: dependency groups, rankings, and budgets in MACs.
+"""Channels taken out of a trained network: rankings, and budgets in MACs.
 
 Torch-Pruning takes seconds to import, so nothing is imported here.
 """

@@ -327,7 +327,7 @@ def logits_of(network: nn.Module, part: nn.Module, maps: Tensor, image: Tensor) 
 
 def _narrows(network: nn.Module, side: int) -> str:
     """Why channels cannot be pruned, or ''."""
-    from ..coupled import Channels
+    from ..coupled import Channels  # Torch-Pruning takes a while to import
 
     copied = copy.deepcopy(network)
     image = torch.zeros(1, 3, side, side)
