@@ -12,18 +12,17 @@ from torch import Generator, Tensor, nn
 from ...runner.spec import Preprocess
 from ..choices import BoxLoss
 from ..data.augment import ALL, Augment, cut_views, draw_regions
-from ..data.loader import PhotoCache
 from ..data.pixels import normalise
 from ..machine.devices import device_of, mixed_precision
 from ..networks.families.predictor import EDGES
 from ..recipe import Recipe
-from ..training.tasks import Held, Views, run_batched
+from ..training.tasks import CachedTask, Held, Views, run_batched
 from .boxes import box_loss, iou
 from .guided import guide_loss, guides_of
 
 
 @dataclass(frozen=True)
-class BoxTask:
+class BoxTask(CachedTask):
     """The foreground predictor's task: the box of the whole photo, squashed.
 
     Attributes:
@@ -32,7 +31,6 @@ class BoxTask:
             nothing but boxes.
     """
 
-    cache: PhotoCache
     boxes: Tensor
     resolution: int
     preprocess: Preprocess
@@ -40,16 +38,6 @@ class BoxTask:
     kind: BoxLoss
     held: Held
     maps: Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        """Photos an epoch."""
-        return len(self.cache)
-
-    @property
-    def resident(self) -> bool:
-        """Whether views are cut on a GPU."""
-        return self.cache.resident is not None
 
     def draw(
         self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL

@@ -69,20 +69,10 @@ class Views:
 
 
 @dataclass(frozen=True)
-class ClassifyTask:
-    """Cross-entropy with label smoothing, and a teacher where there is one.
-
-    Attributes:
-        crops: predicted crops of all photos `[n, 4]` (shares); None: whole photos.
-    """
+class CachedTask:
+    """A task on photos whose pixels are at hand."""
 
     cache: PhotoCache
-    resolution: int
-    preprocess: Preprocess
-    augment: Augment
-    held: Held
-    crops: Tensor | None = None
-    teacher: Teacher | None = None
 
     @property
     def size(self) -> int:
@@ -93,6 +83,22 @@ class ClassifyTask:
     def resident(self) -> bool:
         """Whether views are cut on a GPU."""
         return self.cache.resident is not None
+
+
+@dataclass(frozen=True)
+class ClassifyTask(CachedTask):
+    """Cross-entropy with label smoothing, and a teacher where there is one.
+
+    Attributes:
+        crops: predicted crops of all photos `[n, 4]` (shares); None: whole photos.
+    """
+
+    resolution: int
+    preprocess: Preprocess
+    augment: Augment
+    held: Held
+    crops: Tensor | None = None
+    teacher: Teacher | None = None
 
     def draw(
         self, indices: Tensor, generator: Generator, share: float = 1.0, part: slice = ALL
