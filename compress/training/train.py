@@ -290,6 +290,7 @@ class _Run:
         """
         with mixed_precision(self.recipe.precision, self.device):
             inputs, wanted = self.task.ready(drawn.to(self.device))
+        with mixed_precision(self.recipe.precision, self.device, inputs.shape[-1]):
             outputs = self.shell(inputs)
         loss = self.task.loss(outputs.float(), wanted, self.recipe)
         mean = loss.detach()

@@ -25,6 +25,7 @@ from edgecompress.compress.machine.devices import (
     multiplies_bfloat16,
     placed,
 )
+from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.compress.recipe import Recipe, learning_rate
 from edgecompress.compress.training.tasks import run_batched
 from edgecompress.compress.training.train import train
@@ -102,6 +103,22 @@ def test_a_cpu_takes_bfloat16_where_it_has_instructions_for_it(
     assert multiplies_bfloat16(cpu) is multiplies
     with mixed_precision("auto", cpu):
         assert torch.is_autocast_enabled("cpu") is multiplies
+    with mixed_precision("auto", cpu, 16):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_gradients_over_maps_of_one_position_are_numbers() -> None:
+    """In bfloat16 one in fifteen of these steps had a NaN, on a CPU that multiplies it."""
+    cpu, classes = torch.device("cpu"), torch.arange(16) % 3
+    for seed in range(60):
+        torch.manual_seed(seed)
+        network = NetworkSpec("resnet18", 0.25, 1.0, 16, 3).build()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        inputs = torch.randn(16, 3, 16, 16)
+        with mixed_precision("auto", cpu, inputs.shape[-1]):
+            outputs = network(inputs)
+        torch.nn.functional.cross_entropy(outputs.float(), classes).backward()
+        assert all(one.grad.isfinite().all() for one in network.parameters())
 
 
 def test_bfloat16_learns_and_keeps_float32_weights(
