@@ -35,7 +35,8 @@ class Recipe:
         ema: decay of the moving average of weights and BatchNorm statistics that is measured and
             kept in place of the last ones; 0 is none.
         clip: largest norm of a step's gradients; larger ones are scaled down to it; 0 is none.
-        precision: of multiplications: `auto` takes bfloat16 on a GPU that has it, else float32.
+        precision: of multiplications: `auto` takes bfloat16 on a GPU or CPU that has it,
+            else float32.
         seed: of everything that is random.
     """
 
