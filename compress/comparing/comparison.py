@@ -34,9 +34,8 @@ from ..networks.export import save_network
 from ..shrinking.law import Law
 from ..shrinking.proposal import measure_shrinking
 from ..training.classifiers import train_base
-from ..training.learn import Compression, teaching
+from ..training.learn import Compression, classifying
 from ..training.material import centred, gather
-from ..training.tasks import ClassifyTask
 from ..training.train import train
 from ..training.workbook import Done, NotDoneError, Workbook, locked
 from .baselines import OTHERS, Method, Start, start
@@ -259,26 +258,14 @@ def _fine_tune(
     recipe = settings.train.recipe(
         table.epochs, seed=settings.seed + 1, rate=table.rate, distil=table.distil
     )
-    sizes = settings.predictor.sizes
+    crop = None if predictor is None else PREDICTOR
 
     def work(fingerprint: str) -> dict[str, Any]:
         events.note(f"seed {settings.seed}: {name}")
         known = Law.from_json(law)
         begun = start(one, method, budget, law=known, rank_photos=table.rank_photos)
-        look, crops = centred, None
-        if predictor is not None:
-            found = one.load(PREDICTOR)
-            crops = material.fit_crops(found, sizes)
-            look = material.predicted(material.held, material.held_cache, found, sizes)
-        task = ClassifyTask(
-            cache=material.fit_cache,
-            resolution=begun.spec.resolution,
-            preprocess=material.preprocess,
-            augment=one.augment(),
-            held=material.held_inputs(begun.spec.resolution, look),
-            crops=crops,
-            teacher=teaching(one, "base") if table.distil else None,
-        )
+        teacher = "base" if table.distil else None
+        task = classifying(one, begun.spec.resolution, teacher=teacher, crop=crop)
         checkpoint = one.book.path(f"{name}.checkpoint")
         outcome = train(
             begun.network, task, recipe, checkpoint, f"training {name}", identity=fingerprint
@@ -287,7 +274,7 @@ def _fine_tune(
             if begun.whole:
                 with writing(one.book.path(f"{name}.pt")) as temporary:
                     save_network(temporary, begun.spec, begun.network)
-            _answer(one, name, begun, crop=PREDICTOR if predictor is not None else None)
+            _answer(one, name, begun, crop=crop)
         return {
             "spec": begun.spec.to_json(),
             "macs": begun.macs,
@@ -305,7 +292,7 @@ def _fine_tune(
         "law": law if method.startswith("member") else None,
         "rank_photos": table.rank_photos if method == "hrank" else None,
         "predictor": predictor.fingerprint if predictor is not None else None,
-        "sizes": sizes if predictor is not None else None,
+        "sizes": settings.predictor.sizes if predictor is not None else None,
         "val": photos_fingerprint(material.val),
         **(one.crop_inputs() if predictor is not None else {}),
     }

@@ -73,6 +73,32 @@ class Compression:
         return {} if share == Augment.predicted else {"predicted": share}
 
 
+def classifying(
+    one: Compression, resolution: int, *, teacher: str | None, crop: str | None
+) -> ClassifyTask:
+    """What a classifier of an input side learns.
+
+    Args:
+        teacher: name of the trained network that teaches, or None.
+        crop: name of the predictor whose crops are seen, or None.
+    """
+    material, sizes = one.material, one.settings.predictor.sizes
+    look, crops = centred, None
+    if crop is not None:
+        predictor = one.load(crop)
+        crops = material.fit_crops(predictor, sizes)
+        look = material.predicted(material.held, material.held_cache, predictor, sizes)
+    return ClassifyTask(
+        cache=material.fit_cache,
+        resolution=resolution,
+        preprocess=material.preprocess,
+        augment=one.augment(),
+        held=material.held_inputs(resolution, look),
+        crops=crops,
+        teacher=None if teacher is None else teaching(one, teacher),
+    )
+
+
 def train_classifier(
     one: Compression,
     name: str,
@@ -93,22 +119,7 @@ def train_classifier(
     """
 
     def work(fingerprint: str) -> dict[str, Any]:
-        material = one.material
-        sizes = one.settings.predictor.sizes
-        look, crops = centred, None
-        if crop is not None:
-            predictor = one.load(crop)
-            crops = material.fit_crops(predictor, sizes)
-            look = material.predicted(material.held, material.held_cache, predictor, sizes)
-        task = ClassifyTask(
-            cache=material.fit_cache,
-            resolution=spec.resolution,
-            preprocess=material.preprocess,
-            augment=one.augment(),
-            held=material.held_inputs(spec.resolution, look),
-            crops=crops,
-            teacher=None if teacher is None else teaching(one, teacher),
-        )
+        task = classifying(one, spec.resolution, teacher=teacher, crop=crop)
         network = start(spec)
         return keep_training(
             one, name, (spec, network), task=task, recipe=recipe, fingerprint=fingerprint

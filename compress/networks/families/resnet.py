@@ -6,7 +6,8 @@ the first one, 7x7, and shortcuts that average pixels where the others skip thre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -160,14 +161,19 @@ class ResNet(Network):
 CHANNELS = (64, 128, 256, 512)
 DEEP_CHANNELS = 32
 
-FOUR_STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": RESNET50_DEPTHS[1.0]}
-
 
 def resnet50_blocks(depth: float) -> tuple[int, ...]:
     """Blocks per stage: the paper's table's row nearest to `depth`; above 1 as `thin_stages`."""
     if depth > 1:
         return thin_stages(RESNET50_DEPTHS[1.0], depth)
     return RESNET50_DEPTHS[min(RESNET50_DEPTHS, key=lambda row: abs(row - depth))]
+
+
+_BLOCKS: dict[str, Callable[[float], tuple[int, ...]]] = {
+    "resnet18": partial(thin_stages, (2, 2, 2, 2)),
+    "resnet34": partial(thin_stages, (3, 4, 6, 3)),
+    "resnet50": resnet50_blocks,
+}
 
 
 def _register(name: str, *, deep: bool) -> None:
@@ -178,10 +184,9 @@ def _register(name: str, *, deep: bool) -> None:
         width: float, depth: float, resolution: int, classes: int, multiple: int = 8
     ) -> ResNet:
         inner = [scaled_channels(channels, width, multiple) for channels in CHANNELS]
-        thin = resnet50_blocks(depth) if bottlenecks else thin_stages(FOUR_STAGES[name], depth)
         return ResNet(
             Bottleneck if bottlenecks else BasicBlock,
-            thin,
+            _BLOCKS[name](depth),
             stem=inner[0],
             inner=inner,
             outer=[4 * channels for channels in inner] if bottlenecks else inner,
@@ -190,7 +195,7 @@ def _register(name: str, *, deep: bool) -> None:
         )
 
 
-for _name in FOUR_STAGES:
+for _name in _BLOCKS:
     _register(_name, deep=False)
     _register(_name, deep=True)
 
