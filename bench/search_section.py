@@ -26,11 +26,12 @@ Word = Annotated[str, Field(max_length=400)]
 
 
 class Network(BaseModel):
-    """A network's three dimensions."""
+    """A network's dimensions."""
 
     depth: Amount
     width: Amount
     resolution: Annotated[int, Field(gt=0, lt=MANY)]
+    inner: Amount = 1.0
 
 
 class Point(BaseModel):
@@ -70,9 +71,9 @@ class Trial(BaseModel):
 
 
 class Law(BaseModel):
-    """How the accuracy lost grows with what is cut (`compress.shrinking.law`)."""
+    """How much more further cuts lose than the first (`compress.shrinking.law`)."""
 
-    power: Amount
+    bend: Amount
     measured: bool
 
 
@@ -152,11 +153,11 @@ def _either(error: float) -> str:
 
 
 def law_told(law: Law) -> str:
-    """What the law's power means for the networks, in a sentence."""
+    """What the law's bend means for the networks, in a sentence."""
     known = "measured" if law.measured else "assumed: one trial a dimension does not tell"
     return (
-        f"Accuracy is lost as the cut to the power of {law.power:.2g} ({known}); at 2 each"
-        " dimension would give a little, at 1 or less the one that loses least gives all it has."
+        f"A step beyond the first trial is taken to lose {law.bend:.2g} times what one before it"
+        f" does ({known}): a dimension gives until its next step is dearer than another's first."
     )
 
 
@@ -170,7 +171,8 @@ def told(member: Member) -> str:
 
 
 def _network(spec: Network) -> str:
-    return f"depth {spec.depth:.3g}, width {spec.width:.3g}, {spec.resolution} px"
+    inner = f", inner width {spec.inner:.3g}" if spec.inner != 1 else ""
+    return f"depth {spec.depth:.3g}, width {spec.width:.3g}{inner}, {spec.resolution} px"
 
 
 def rows(member: Member) -> list[tuple[str, ...]]:

@@ -97,6 +97,7 @@ class BaseTable(Table):
     Attributes:
         width: by default 0.5, and 1 for a module of the user's own, which is taken as it is.
         multiple: what channels are a multiple of, in the base and in all that is shrunk from it.
+        inner: multiplier of the channels within blocks, on top of `width`.
         weights: trained weights to begin with (`weights.load_weights`): a file, or
             `torchvision:TAG`, `timm:NAME`, or a `[pretrained]` name.
     """
@@ -106,12 +107,19 @@ class BaseTable(Table):
     depth: Positive = 1.0
     resolution: Side = 128
     multiple: Literal[8, 16] = 8
+    inner: Positive = 1.0
     weights: str | None = None
 
     def spec(self, classes: int) -> NetworkSpec:
         """The network for so many classes."""
         return NetworkSpec(
-            self.family, self.width, self.depth, self.resolution, classes, self.multiple
+            family=self.family,
+            width=self.width,
+            depth=self.depth,
+            resolution=self.resolution,
+            classes=classes,
+            multiple=self.multiple,
+            inner=self.inner,
         )
 
 
@@ -218,8 +226,8 @@ class ShrinkTable(Table):
 
     Attributes:
         epochs: of each trial, and of a search's first, shortest ones.
-        shares: of the base's MACs that trials keep, a trial each. One leaves open whether a first
-            cut is the dearest or the cheapest (`law.Law`); several measure it.
+        shares: of the base's MACs that trials keep, a trial each. One leaves open whether further
+            cuts are dearer than the first (`law.Law`); several measure it.
         rate: multiplies the base's learning rate.
         cost: what a dimension's contribution is held against: `macs`; `ms`, measured on the job's
             board; `cycles`, milliseconds estimated under emulation.

@@ -29,6 +29,7 @@ class NetworkSpec:
         resolution: input side, pixels.
         classes: outputs (4 for a foreground predictor).
         multiple: what narrowed channels are a multiple of: 8 or 16.
+        inner: multiplier of the channels within blocks, on top of `width`.
     """
 
     family: str
@@ -37,24 +38,29 @@ class NetworkSpec:
     resolution: int
     classes: int
     multiple: int = DEFAULT_MULTIPLE
+    inner: float = 1.0
 
     def build(self) -> Network:
         """A network with fresh weights, in training mode.
 
         Raises:
-            UsageError: the family is unknown, or cannot round to `multiple`.
+            UsageError: the family is unknown, cannot round to `multiple`, or knows no inner width.
         """
         name = self.family
         family = foreign_family(name) if is_foreign(name) else find_family(name)
-        size = (self.width, self.depth, self.resolution, self.classes)
-        if self.multiple == DEFAULT_MULTIPLE:
-            return family.build(*size)
-        if not family.multiples:
-            raise UsageError(
-                f"{self.family} cannot round its channels to multiples of {self.multiple}",
-                f"leave out multiple, or say {DEFAULT_MULTIPLE}",
-            )
-        return family.build(*size, multiple=self.multiple)
+        options: dict[str, float] = {}
+        if self.multiple != DEFAULT_MULTIPLE:
+            if not family.multiples:
+                raise UsageError(
+                    f"{name} cannot round its channels to multiples of {self.multiple}",
+                    f"leave out multiple, or say {DEFAULT_MULTIPLE}",
+                )
+            options["multiple"] = self.multiple
+        if self.inner != 1:
+            if not family.inner:
+                raise UsageError(f"{name} has no inner width of its own", "leave out inner")
+            options["inner"] = self.inner
+        return family.build(self.width, self.depth, self.resolution, self.classes, **options)
 
     @property
     def macs(self) -> int:
@@ -67,10 +73,13 @@ class NetworkSpec:
         return _count(self)[1]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; a `multiple` of 8 is left out, as before there was a choice."""
+        """Plain values; a `multiple` of 8 and an `inner` of 1 are left out, as before there was a
+        choice."""
         values = asdict(self)
         if self.multiple == DEFAULT_MULTIPLE:
             del values["multiple"]
+        if self.inner == 1:
+            del values["inner"]
         return values
 
     @staticmethod
@@ -88,6 +97,7 @@ class NetworkSpec:
                 int(value["resolution"]),
                 int(value["classes"]),
                 int(value.get("multiple", DEFAULT_MULTIPLE)),
+                float(value.get("inner", 1.0)),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a network description: {error!r}") from error

@@ -206,9 +206,8 @@ def _package(name: str) -> Any:
 
 def _from_torchvision(family: str, tag: str) -> State:
     models = _package("torchvision").models
-    name = "resnet50" if family == "resnet50_inner" else family
     try:
-        choices = models.get_model_weights(name)
+        choices = models.get_model_weights(family)
     except ValueError as error:
         raise UsageError(f"torchvision has no weights for {family}") from error
     if tag not in choices.__members__:

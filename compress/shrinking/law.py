@@ -1,14 +1,14 @@
 """The law of shrinking: what it costs in accuracy to take so much from one dimension.
 
-One short training a dimension, shrunk alone (or several, shrunk more and less), and one of the
+Short trainings of the network shrunk in one dimension alone, a little and more, and one of the
 network as it is say what a cut costs. A cut is the logarithm of what it leaves, in multiplications:
-halving the width, or the side, is a cut of 2 ln 2. The accuracy lost is taken to be c * cut ** p,
-with a c for each dimension and one p for all; what several cuts lose together is the sum.
+halving the side is a cut of 2 ln 2. Accuracy is taken to be lost in proportion to the cut until the
+first one that was tried, and from there in another proportion: as many times more as fits all
+dimensions best. What several cuts lose together is the sum.
 
-p decides whether to share a saving among the dimensions or to leave it to one. Above 1 the first
-steps are cheap and each dimension gives a little; below 1 the first step is the dearest (trained
-weights do not fit a network of which anything has been taken away) and the cheapest dimension
-gives all it has.
+One power of the cut would be smoother, but says too much: where a quarter of the MACs loses four
+times what a half does, it is 2, and the first steps of each dimension are nearly free, so that a
+little of everything goes. Trained weights do not take that well.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from edgecompress.errors import UsageError
 
 from ..networks.network import NetworkSpec
 
-Dimension = Literal["depth", "width", "resolution"]
-DIMENSIONS: tuple[Dimension, ...] = ("depth", "width", "resolution")
+Dimension = Literal["depth", "width", "inner", "resolution"]
+DIMENSIONS: tuple[Dimension, ...] = ("depth", "width", "inner", "resolution")
+"""Width is of all channels, inner width of those within blocks, which no shortcut passes by."""
 
-# MACs go as depth, width squared and resolution squared.
-POWERS: dict[Dimension, int] = {"depth": 1, "width": 2, "resolution": 2}
-
-ASSUMED_POWER = 1.0
-"""Where each dimension was measured once, which says nothing of p."""
-LEAST_POWER, MOST_POWER = 0.5, 2.0
 _NOTHING = 1e-6
+STRAIGHT = 1.0
+"""The bend where each dimension was tried once, which says nothing of it."""
+LEAST_BEND, MOST_BEND = 0.25, 8.0
+_BENDS = 241
 
 
 @dataclass(frozen=True)
@@ -59,44 +58,69 @@ class TrialPoint:
 
 
 @dataclass(frozen=True)
-class Law:
-    """What a cut loses: `losses[dimension] * cut ** power`, added up over dimensions.
+class Line:
+    """What one dimension loses.
 
     Attributes:
-        power: p; one for all dimensions.
-        losses: accuracy lost by a cut of 1, of every dimension that can be cut.
-        measured: whether the power was; else it is assumed.
+        slope: accuracy lost by a cut of 1, up to the knee.
+        knee: the smallest cut that was tried; further ones lose `Law.bend` times as much.
+        end: the largest that was tried.
     """
 
-    power: float
-    losses: Mapping[Dimension, float]
+    slope: float
+    knee: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Law:
+    """What a cut loses: a bent line for each dimension, added up.
+
+    Attributes:
+        lines: of every dimension that can be cut.
+        bend: how many times more a step loses behind the knee than before it.
+        measured: whether the bend was; else it is assumed.
+    """
+
+    lines: Mapping[Dimension, Line]
+    bend: float = STRAIGHT
     measured: bool = False
 
     def lost(self, cuts: Mapping[Dimension, float]) -> float:
         """Accuracy that these cuts lose together, at least 0."""
-        return sum(self.losses[name] * cut**self.power for name, cut in cuts.items() if cut > 0)
+        return sum(
+            self.lines[name].slope * _bent(cut, self.lines[name].knee, self.bend)
+            for name, cut in cuts.items()
+            if cut > 0
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"power": self.power, "losses": dict(self.losses), "measured": self.measured}
+        lines = {name: asdict(line) for name, line in self.lines.items()}
+        return {"lines": lines, "bend": self.bend, "measured": self.measured}
 
     @staticmethod
     def from_json(value: Any) -> Law:
         """Read back `to_json`."""
-        return Law(value["power"], value["losses"], value["measured"])
+        lines: dict[Dimension, Line] = {n: Line(**one) for n, one in value["lines"].items()}
+        return Law(lines, value["bend"], value["measured"])
+
+
+def _bent(cut: float, knee: float, bend: float) -> float:
+    return min(cut, knee) + bend * max(0.0, cut - knee)
 
 
 def cut_of(base: NetworkSpec, spec: NetworkSpec, dimension: Dimension) -> float:
     """How much of a dimension is gone: 0 is nothing, ln 2 is half of its multiplications.
 
-    Blocks differ in what they compute, and some multipliers of depth take none away: their cut is
-    counted in MACs. Side and width are what they are, whatever rounding makes of them.
+    Blocks differ in what they compute, and channels are rounded (within narrow blocks once more):
+    their cut is counted in MACs. A side is what it is, whatever rounding makes of the maps' sides.
     """
-    if dimension == "depth":
-        shallow = replace(base, depth=spec.depth)
-        return max(0.0, math.log(base.macs / shallow.macs))
-    factor = getattr(base, dimension) / getattr(spec, dimension)
-    return max(0.0, POWERS[dimension] * math.log(factor))
+    own = getattr(spec, dimension)
+    if dimension == "resolution":
+        return max(0.0, 2 * math.log(base.resolution / own))
+    whole = replace(base, width=spec.width) if dimension == "inner" else base
+    return max(0.0, math.log(whole.macs / replace(whole, **{dimension: own}).macs))
 
 
 def fit_law(points: Sequence[TrialPoint]) -> Law:
@@ -119,28 +143,34 @@ def fit_law(points: Sequence[TrialPoint]) -> Law:
             f"{reference.spec.family} cannot be shrunk from {reference.spec.macs} MACs",
             "start from a larger base network",
         )
-    found = _fitted_power(list(seen.values()))
-    power = ASSUMED_POWER if found is None else found
-    losses: dict[Dimension, float] = {
-        name: sum(cut**power * lost for cut, lost in pairs)
-        / sum(cut ** (2 * power) for cut, _ in pairs)
-        for name, pairs in seen.items()
+    bend = _fitted_bend(list(seen.values()))
+    found = STRAIGHT if bend is None else bend
+    lines: dict[Dimension, Line] = {
+        name: _fitted_line(pairs, found) for name, pairs in seen.items()
     }
-    return Law(power, losses, found is not None)
+    return Law(lines, found, bend is not None)
 
 
-def _fitted_power(dimensions: Sequence[Sequence[tuple[float, float]]]) -> float | None:
-    """The common slope of ln(lost) over ln(cut) within dimensions; None: one point of each."""
-    above, below = 0.0, 0.0
-    for pairs in dimensions:
-        x = [math.log(cut) for cut, _ in pairs]
-        y = [math.log(lost) for _, lost in pairs]
-        middle = statistics.fmean(x)
-        above += sum((a - middle) * b for a, b in zip(x, y, strict=True))
-        below += sum((a - middle) ** 2 for a in x)
-    if below < _NOTHING:
+def _fitted_line(pairs: Sequence[tuple[float, float]], bend: float) -> Line:
+    """The slope with which a bent line comes nearest to (cut, lost)."""
+    knee = min(cut for cut, _ in pairs)
+    bent = [_bent(cut, knee, bend) for cut, _ in pairs]
+    above = sum(x * lost for x, (_, lost) in zip(bent, pairs, strict=True))
+    return Line(above / sum(x * x for x in bent), knee, max(cut for cut, _ in pairs))
+
+
+def _fitted_bend(dimensions: Sequence[Sequence[tuple[float, float]]]) -> float | None:
+    """The bend with which all lines come nearest; None: no dimension was cut further than once."""
+    if all(max(pairs)[0] - min(pairs)[0] < _NOTHING for pairs in dimensions):
         return None
-    return min(max(above / below, LEAST_POWER), MOST_POWER)
+    ratio = MOST_BEND / LEAST_BEND
+    bends = [LEAST_BEND * ratio ** (step / (_BENDS - 1)) for step in range(_BENDS)]
+    return min(bends, key=lambda bend: sum(_missed(pairs, bend) for pairs in dimensions))
+
+
+def _missed(pairs: Sequence[tuple[float, float]], bend: float) -> float:
+    line = _fitted_line(pairs, bend)
+    return sum((lost - line.slope * _bent(cut, line.knee, bend)) ** 2 for cut, lost in pairs)
 
 
 def _reference(points: Sequence[TrialPoint]) -> TrialPoint:

@@ -12,11 +12,20 @@ from ..networks.network import NetworkSpec
 from ..training.learn import Compression
 from ..training.workbook import Done
 from .law import Dimension, Law, TrialPoint, fit_law, rates
-from .shrink import AS_MACS, Cost, exponent_errors, exponents, propose, shapes, trial_specs
+from .shrink import (
+    AS_MACS,
+    Cost,
+    count_macs,
+    exponent_errors,
+    exponents,
+    propose,
+    shapes,
+    trial_specs,
+)
 from .trial import Trial, run_trials
 
 MACS = "MACs"
-RECORD = 3
+RECORD = 4
 """Of the shrink step's result."""
 
 
@@ -55,21 +64,20 @@ class Price:
         return self.cost, self.name
 
 
-def count_macs(spec: NetworkSpec) -> float:
-    """The cost of which a network's MACs are the price."""
-    return spec.macs
-
-
 def shrink_trials(one: Compression, base: Done) -> list[tuple[Dimension | None, Trial]]:
     """The reference, and each dimension shrunk alone to each of the configured shares."""
     settings, table = one.settings, one.settings.shrink
     spec = NetworkSpec.from_json(base.result["spec"])
     recipe = settings.train.recipe(table.epochs, seed=settings.seed, rate=table.rate)
     specs: list[tuple[Dimension | None, str, NetworkSpec]] = [(None, "reference", spec)]
-    for share in table.shares:
+    known = {_layers(spec)}
+    for share in sorted(table.shares, reverse=True):
         mark = f"-{100 * share:g}" * (len(table.shares) > 1)
         for name, made in trial_specs(spec, share).items():
-            specs.append((name, f"{name}{mark}", made))
+            # A dimension that cannot give more than it did has been tried.
+            if _layers(made) not in known:
+                known.add(_layers(made))
+                specs.append((name, f"{name}{mark}", made))
     return [
         (
             dimension,
@@ -82,6 +90,11 @@ def shrink_trials(one: Compression, base: Done) -> list[tuple[Dimension | None, 
         )
         for dimension, name, made in specs
     ]
+
+
+def _layers(spec: NetworkSpec) -> tuple[int, int, int]:
+    """What tells networks of one family apart, whatever multipliers they were made by."""
+    return spec.macs, spec.params, spec.resolution
 
 
 def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> Done:

@@ -1,8 +1,9 @@
 """A local search round the network that the law proposes, along the surface of equal cost.
 
-With the cost fixed, two of depth, width and resolution are free. A step takes a block more or less,
-or 8 pixels, or both; the width, which is finest, takes up what the budget leaves. Candidates that
-would leave more than a twelfth of it unused are none.
+With the cost fixed, all dimensions but one are free. A step takes a block more or less, or 8
+pixels, or both, or an eighth of the inner width; the width, which is finest, takes up what the
+budget leaves, or the inner width does where that alone has been cut. Candidates that would leave
+more than a twelfth of it unused are none.
 
 Trainings are short and noisy. All candidates get a few epochs, the better half of them goes on for
 twice as many (successive halving, Jamieson and Talwalkar 2016), and only who then beats the network
@@ -12,14 +13,13 @@ place.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..networks.network import NetworkSpec
-from .law import standard_error
-from .shrink import SIDE_STEP, SMALLEST_SIDE, Cost, next_depth
+from .law import Dimension, standard_error
+from .shrink import INNER_STEPS, SIDE_STEP, SMALLEST_SIDE, Cost, dimensions_of, next_depth
 
 LEAST_USED = 0.92
 """Share of a budget that a candidate must use."""
@@ -82,12 +82,8 @@ def neighbours(
         cost: called a few times for each.
     """
     seen = {(spec.macs, spec.params, spec.resolution)}
-    for deeper, larger in _MOVES:
-        depth = spec.depth if deeper == 0 else next_depth(spec, base.depth, deeper)
-        side = spec.resolution + larger * SIDE_STEP
-        if depth is None or not SMALLEST_SIDE <= side <= base.resolution:
-            continue
-        found = fitted(replace(spec, depth=depth, resolution=side), limit, cost, base.width)
+    for moved, fill in _moved(spec, base):
+        found = fitted(moved, limit, cost, getattr(base, fill), fill)
         if found is None:
             continue
         layers = (found.macs, found.params, found.resolution)
@@ -96,23 +92,44 @@ def neighbours(
             yield found
 
 
-def fitted(start: NetworkSpec, limit: float, cost: Cost, most: float) -> NetworkSpec | None:
+def _moved(spec: NetworkSpec, base: NetworkSpec) -> Iterator[tuple[NetworkSpec, Dimension]]:
+    """Networks one step away, of any cost, and what is to make up for the step."""
+    inside = spec.width >= base.width and spec.inner < base.inner
+    for deeper, larger in _MOVES:
+        depth = spec.depth if deeper == 0 else next_depth(spec, base.depth, deeper)
+        side = spec.resolution + larger * SIDE_STEP
+        if depth is not None and SMALLEST_SIDE <= side <= base.resolution:
+            moved = replace(spec, depth=depth, resolution=side)
+            yield moved, "inner" if inside else "width"
+    if "inner" not in dimensions_of(spec.family):
+        return
+    for step in (-1, 1):
+        inner = round(spec.inner + step * base.inner / INNER_STEPS, 4)
+        if 0 < inner <= base.inner:
+            yield replace(spec, inner=inner), "width"
+
+
+def fitted(
+    start: NetworkSpec, limit: float, cost: Cost, most: float, of: Dimension = "width"
+) -> NetworkSpec | None:
     """`start` at a width with which it costs nearly, and at most, `limit`; None: there is none.
 
     Args:
         most: the largest width.
+        of: the width, or the inner width.
     """
-    low, high, width = 0.0, most, min(start.width, most)
+    low, high, width = 0.0, most, min(getattr(start, of), most)
+    power = 0.5 if of == "width" else 1.0
     for _ in range(_GUESSES):
-        spec = replace(start, width=round(width, 4))
+        spec = replace(start, **{of: round(width, 4)})
         paid = cost(spec)
         if LEAST_USED * limit <= paid <= limit:
             return spec
         if paid < limit and width == most:
             return None
         low, high = (width, high) if paid < limit else (low, width)
-        # The cost goes about as the width's square.
-        guess = width * math.sqrt(_AIM * limit / paid)
+        # The cost goes about as the width's square, and with what is within blocks.
+        guess = width * (_AIM * limit / paid) ** power
         width = (
             min(guess, most) if low < guess and (guess < high or high == most) else (low + high) / 2
         )

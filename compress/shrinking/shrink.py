@@ -1,10 +1,10 @@
 """Compound shrinking: how far to turn depth, width and resolution down, together.
 
 EdgeCompress shrinks each dimension by what it contributes to accuracy and to computation. Here what
-it contributes is measured on the user's photos (`law`). For a budget all pairs of blocks and input
-side are looked through, the width of each being what the budget leaves, and the pair whose cuts
-lose least together by the law is proposed. Each dimension's share of the logarithm of what is saved
-is its exponent: at a fraction f of the cost it brings f ** exponent.
+it contributes is measured on the user's photos (`law`). For a budget all combinations of blocks,
+inner width and input side are looked through, the width of each being what the budget leaves, and
+the one whose cuts lose least together by the law is proposed. Each dimension's share of the
+logarithm of what is saved is its exponent: at a fraction f of the cost it brings f ** exponent.
 
 The cost is MACs, or milliseconds measured on a board.
 """
@@ -19,8 +19,10 @@ from dataclasses import dataclass, replace
 
 from edgecompress.errors import UsageError
 
+from ..networks.families import find_family
+from ..networks.foreign import is_foreign
 from ..networks.network import NetworkSpec
-from .law import DIMENSIONS, POWERS, Dimension, Law, TrialPoint, cut_of, fit_law, standard_error
+from .law import DIMENSIONS, Dimension, Law, TrialPoint, cut_of, fit_law, standard_error
 
 SIDE_STEP = 8
 SMALLEST_SIDE = 16
@@ -29,42 +31,58 @@ _DEPTH_STEP = 0.025
 _SHALLOWEST = 0.05
 _HALF = 0.5
 _HALVINGS = 8
+INNER_STEPS = 8
+_ROUNDING = 1e-6
+_LOOKS = 40
 
 Cost = Callable[[NetworkSpec], float]
 """What a network costs: MACs, or milliseconds on a board."""
+
+
+def count_macs(spec: NetworkSpec) -> float:
+    """The cost of which a network's MACs are the price."""
+    return spec.macs
+
+
+WIDTHS: tuple[Dimension, ...] = ("width", "inner")
+"""What is fine enough to take up the rest of a budget."""
 
 AS_MACS: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 1.0)
 """Rates of a cost that is MACs."""
 
 
-def scaled(base: NetworkSpec, factors: Mapping[Dimension, float]) -> NetworkSpec:
-    """The base with its dimensions multiplied; the side is rounded to a multiple of 8 pixels."""
-    side = base.resolution * factors.get("resolution", 1.0)
-    if factors.get("resolution", 1.0) != 1.0:
-        side = max(SMALLEST_SIDE, SIDE_STEP * round(side / SIDE_STEP))
-    return replace(
-        base,
-        depth=round(base.depth * factors.get("depth", 1.0), 4),
-        width=round(base.width * factors.get("width", 1.0), 4),
-        resolution=int(side),
-    )
+def dimensions_of(family: str) -> tuple[Dimension, ...]:
+    """What a family can be shrunk in; a user's own module may refuse some of it yet."""
+    inner = not is_foreign(family) and find_family(family).inner
+    return tuple(name for name in DIMENSIONS if inner or name != "inner")
 
 
 def trial_specs(base: NetworkSpec, share: float) -> dict[Dimension, NetworkSpec]:
-    """For each dimension, the base shrunk in it alone to about `share` of the MACs."""
-    return {
-        dimension: scaled(base, {dimension: share ** (1 / POWERS[dimension])})
-        for dimension in DIMENSIONS
+    """For each dimension, the base shrunk in it alone to about `share` of the MACs.
+
+    Inner width, which saves only what is computed within blocks, keeps at most that much, or as
+    little as it can.
+    """
+    root = math.sqrt(share)
+    side = max(SMALLEST_SIDE, SIDE_STEP * round(base.resolution * root / SIDE_STEP))
+    made: dict[Dimension, NetworkSpec] = {
+        "depth": replace(base, depth=round(base.depth * share, 4)),
+        "width": replace(base, width=round(base.width * root, 4)),
+        "resolution": replace(base, resolution=side),
     }
+    if "inner" in dimensions_of(base.family):
+        narrow = widest(base, share * base.macs, most=base.inner, of="inner")
+        made["inner"] = narrow or replace(base, inner=_NARROWEST)
+    return {name: made[name] for name in DIMENSIONS if name in made}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Blocks and a side that the base can be shrunk to.
+    """Blocks, their inner width and a side that the base can be shrunk to.
 
     Attributes:
-        cuts: of depth and resolution.
-        saved: logarithm of the MACs that each of the two saves alone.
+        cuts: of depth, inner width and resolution.
+        saved: logarithm of the MACs that each of them saves alone.
     """
 
     spec: NetworkSpec
@@ -79,32 +97,47 @@ class Plan:
     Attributes:
         lost: accuracy, by the law.
         saved: logarithm of the cost that each dimension saves.
+        rest: what takes up the rest of the budget: width, or inner width.
     """
 
     spec: NetworkSpec
     lost: float
     saved: Mapping[Dimension, float]
+    rest: Dimension = "width"
 
 
 def shapes(base: NetworkSpec, law: Law) -> list[Shape]:
     """All of them; a dimension that the law says nothing of stays as it is."""
-    depths = list(_depths(base)) if "depth" in law.losses else [base]
-    sides = list(_sides(base)) if "resolution" in law.losses else [base]
-    # Blocks are counted in MACs: their cut is what they save.
+    depths = list(_depths(base)) if "depth" in law.lines else [base]
+    inners = list(_inners(base)) if "inner" in law.lines else [base]
+    sides = list(_sides(base)) if "resolution" in law.lines else [base]
+    # Blocks and what is within them are counted in MACs: their cut is what they save.
     blocks = [(spec.depth, cut_of(base, spec, "depth")) for spec in depths]
+    within = [
+        (spec.inner, cut)
+        for spec in inners
+        if (cut := cut_of(base, spec, "inner")) <= _deepest(law)
+    ]
     pixels = [
         (spec.resolution, cut_of(base, spec, "resolution"), math.log(base.macs / spec.macs))
         for spec in sides
     ]
     return [
         Shape(
-            replace(base, depth=depth, resolution=side),
-            {"depth": fewer, "resolution": smaller},
-            {"depth": fewer, "resolution": saved},
+            replace(base, depth=depth, inner=inner, resolution=side),
+            {"depth": fewer, "inner": narrower, "resolution": smaller},
+            {"depth": fewer, "inner": narrower, "resolution": saved},
         )
         for depth, fewer in blocks
+        for inner, narrower in within
         for side, smaller, saved in pixels
     ]
+
+
+def _deepest(law: Law) -> float:
+    """The largest cut of the inner width: what was tried. As blocks run empty, accuracy goes fast
+    and MACs hardly any more, since those of their outputs stay."""
+    return law.lines["inner"].end + _ROUNDING if "inner" in law.lines else 0.0
 
 
 def _depths(base: NetworkSpec) -> Iterator[NetworkSpec]:
@@ -114,6 +147,17 @@ def _depths(base: NetworkSpec) -> Iterator[NetworkSpec]:
         spec = replace(base, depth=depth)
         yield spec
         depth = next_depth(spec, base.depth, -1)
+
+
+def _inners(base: NetworkSpec) -> Iterator[NetworkSpec]:
+    """The base, and with blocks that are ever narrower inside, where that saves something."""
+    yield base
+    least = base.macs
+    for step in range(INNER_STEPS - 1, 0, -1):
+        spec = replace(base, inner=round(base.inner * step / INNER_STEPS, 4))
+        if spec.macs < least:
+            least = spec.macs
+            yield spec
 
 
 def _sides(base: NetworkSpec) -> Iterator[NetworkSpec]:
@@ -143,7 +187,8 @@ def plans(
 ) -> list[Plan]:
     """What could be made within a budget, the least loss by the law first.
 
-    What two dimensions save is taken to be the product of what each saves alone.
+    What several dimensions save is taken to be the product of what each saves alone. The rest of
+    the budget is taken from the width, or, of shapes that have their whole inner width, from that.
 
     Args:
         budget: share of the base's cost, below 1.
@@ -153,12 +198,18 @@ def plans(
     for shape in found:
         saved: dict[Dimension, float] = {n: rates[n] * value for n, value in shape.saved.items()}
         rest = max(0.0, -math.log(budget) - sum(saved.values()))
-        if rest > 0 and "width" not in law.losses:
-            continue
-        cuts: dict[Dimension, float] = {**shape.cuts, "width": rest / rates["width"]}
-        saved["width"] = rest
-        made.append(Plan(shape.spec, law.lost(cuts), saved))
-    return sorted(made, key=lambda plan: plan.lost)
+        fills: list[Dimension] = ["width"] if rest == 0 or "width" in law.lines else []
+        if 0 < rest / rates["inner"] <= _deepest(law) and not shape.cuts["inner"]:
+            fills.append("inner")
+        for fill in fills:
+            cuts: dict[Dimension, float] = {**shape.cuts, fill: rest / rates[fill]}
+            made.append(Plan(shape.spec, law.lost(cuts), {**saved, fill: rest}, fill))
+    return sorted(made, key=_by_loss)
+
+
+def _by_loss(plan: Plan) -> tuple[float, int]:
+    # Of plans that lose as much, one that changes less: there is less that the law may be wrong in.
+    return round(plan.lost, 6), sum(value > _ROUNDING for value in plan.saved.values())
 
 
 def exponents(
@@ -171,7 +222,7 @@ def exponents(
     else:  # no width makes up for what is missing to a half
         saved = {name: rates[name] * value for name, value in _smallest(found).saved.items()}
     total = sum(saved.values())
-    return {name: saved.get(name, 0.0) / total for name in DIMENSIONS}
+    return {name: saved.get(name, 0.0) / total for name in dimensions_of(found[0].spec.family)}
 
 
 def _smallest(found: Sequence[Shape]) -> Shape:
@@ -191,7 +242,7 @@ def exponent_errors(
     networks are measured on the same photos makes their differences surer than is assumed here.
     """
     draw = random.Random(0)
-    drawn: dict[Dimension, list[float]] = {name: [] for name in DIMENSIONS}
+    drawn: dict[Dimension, list[float]] = {}
     for _ in range(draws):
         moved = [
             replace(p, accuracy=draw.gauss(p.accuracy, standard_error(p.accuracy, p.photos)))
@@ -200,7 +251,7 @@ def exponent_errors(
         # The reference's own accuracy sets the floor: it stays a share.
         clamped = [replace(p, accuracy=min(max(p.accuracy, 0.0), 1.0)) for p in moved]
         for name, share in exponents(found, fit_law(clamped), rates).items():
-            drawn[name].append(share)
+            drawn.setdefault(name, []).append(share)
     return {name: statistics.pstdev(values) for name, values in drawn.items()}
 
 
@@ -208,17 +259,19 @@ def propose(
     base: NetworkSpec,
     law: Law,
     budget: float,
-    cost: Cost = lambda spec: spec.macs,
+    cost: Cost = count_macs,
     rates: Mapping[Dimension, float] = AS_MACS,
 ) -> NetworkSpec:
     """The network that loses least by the law and costs at most `budget` of the base.
 
     Blocks and pixels come in coarse steps: they are set first, by what they are estimated to cost;
-    then the width, which is finer, takes up what is left of the budget.
+    then the width, or the inner width, which are finer, takes up what is left of the budget.
+    Rounded channels may leave much of it: the likeliest shapes are compared as they came out.
 
     Args:
         budget: share of the base's cost; above 1 it is the base itself at a larger resolution.
-        cost: called some ten times, where the estimate is right.
+        cost: MACs, of as many networks as it takes; another one is called some ten times, where
+            the estimate is right.
         rates: how it follows each dimension's MACs.
 
     Raises:
@@ -232,12 +285,23 @@ def propose(
         # A base's own side need not be a multiple of 8.
         return base if larger is None or larger.resolution < base.resolution else larger
     found = shapes(base, law)
-    least = _NARROWEST if "width" in law.losses else base.width
-    if cost(replace(_smallest(found).spec, width=least)) <= limit:
+    # Measured milliseconds take seconds each: one guess has to do there.
+    looks = _LOOKS if cost is count_macs else 1
+    least = {name: _NARROWEST if name in law.lines else getattr(base, name) for name in WIDTHS}
+    if cost(replace(_smallest(found).spec, width=least["width"])) <= limit:
+        best: tuple[float, NetworkSpec] | None = None
         for plan in plans(found, law, budget, rates):
-            best = widest(plan.spec, limit, cost, base.width, least)
-            if best is not None:
-                return best
+            if best is not None and (looks == 0 or plan.lost >= best[0]):
+                break
+            fill = plan.rest
+            most = getattr(base, fill)
+            spec = widest(plan.spec, limit, cost, most=most, least=least[fill], of=fill)
+            if spec is not None and cut_of(base, spec, "inner") <= _deepest(law):
+                looks -= 1
+                lost = law.lost({name: cut_of(base, spec, name) for name in law.lines})
+                best = (lost, spec) if best is None or lost < best[0] else best
+        if best is not None:
+            return best[1]
     raise UsageError(
         f"no {base.family} fits a budget of {budget:g} of the base",
         "raise the budget, or start from another family",
@@ -245,7 +309,7 @@ def propose(
 
 
 def at_side(
-    base: NetworkSpec, limit: float, most: int, cost: Cost = lambda spec: spec.macs
+    base: NetworkSpec, limit: float, most: int, cost: Cost = count_macs
 ) -> NetworkSpec | None:
     """The base at the largest side up to `most`, a multiple of 8, that costs at most `limit`."""
     sides = range(most // SIDE_STEP * SIDE_STEP, SMALLEST_SIDE - 1, -SIDE_STEP)
@@ -256,16 +320,19 @@ def at_side(
 def widest(
     start: NetworkSpec,
     limit: float,
-    cost: Cost = lambda spec: spec.macs,
+    cost: Cost = count_macs,
+    *,
     most: float = 1.0,
     least: float = 0.0,
+    of: Dimension = "width",
 ) -> NetworkSpec | None:
     """`start` at the largest width from `least` to `most` that costs at most `limit`, or None.
 
     Args:
         cost: called some ten times.
+        of: the width, or the inner width.
     """
-    whole = replace(start, width=most)
+    whole = replace(start, **{of: most})
     if cost(whole) <= limit:
         return whole
     low, high = least, most
@@ -274,7 +341,7 @@ def widest(
         width = round((low + high) / 2, 4)
         if width in (low, high):
             break
-        spec = replace(start, width=width)
+        spec = replace(start, **{of: width})
         if cost(spec) <= limit:
             low, best = width, spec
         else:

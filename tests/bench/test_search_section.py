@@ -128,8 +128,8 @@ def test_page_and_markdown_have_the_section(report: Report, compression: dict[st
     assert page.count("<tr>") > render_page(report).count("<tr>") + 12
     assert "member9ms, within 9ms: 5 trials, 5.0 minutes" in page
     assert "Compound shrinking, shares of what is saved in MACs: depth 0 %" in told
-    assert "Accuracy is lost as the cut to the power of 1 (assumed" in told
-    assert "Accuracy is lost as the cut to the power of 1 (assumed" in page
+    assert "is taken to lose 1 times what one before it does (assumed" in told
+    assert "is taken to lose 1 times what one before it does (assumed" in page
     assert "member40, within 0.4x" in told
     assert '<section id="shrinking">' not in render_page(report)
     assert "Compound shrinking" not in report_markdown(report)
@@ -137,12 +137,12 @@ def test_page_and_markdown_have_the_section(report: Report, compression: dict[st
 
 def test_the_law_is_told(compression: dict[str, Any]) -> None:
     compression = copy.deepcopy(compression)
-    compression["steps"]["shrink"]["law"].update(power=1.6, measured=True)
-    (told,) = [one for one in sentences(compression) if one.startswith("Accuracy is lost")]
-    assert "the power of 1.6 (measured)" in told
+    compression["steps"]["shrink"]["law"].update(bend=1.6, measured=True)
+    (told,) = [one for one in sentences(compression) if one.startswith("A step beyond")]
+    assert "lose 1.6 times what one before it does (measured)" in told
     del compression["steps"]["shrink"]["law"]  # a record of an earlier version
     assert read_shrinking(compression) is not None
-    assert not [one for one in sentences(compression) if one.startswith("Accuracy is lost")]
+    assert not [one for one in sentences(compression) if one.startswith("A step beyond")]
 
 
 def test_a_strangers_record_is_escaped_or_left_out(

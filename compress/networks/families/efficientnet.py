@@ -65,13 +65,12 @@ class DepthwiseSeparable(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand (1x1), depthwise convolution, project (1x1); a shortcut where shapes allow."""
+    """Expand to `inner` (1x1), depthwise convolution, project (1x1); a shortcut if shapes allow."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, size: int, *, expansion: int
+        self, inputs: int, outputs: int, kernel: int, stride: int, size: int, *, inner: int
     ) -> None:
         super().__init__()
-        inner = inputs * expansion
         self.conv_pw = nn.Conv2d(inputs, inner, 1, bias=False)
         self.bn1 = _norm(inner)
         self.conv_dw = SameConv2d(inner, inner, kernel, stride, size, groups=inner)
@@ -98,6 +97,7 @@ class EfficientNetLite(Network):
         depth: multiplies the blocks of the five middle stages, rounded up.
         resolution: input side, pixels; padding is fixed for it.
         dropout: probability before the linear layer.
+        inner: multiplies what blocks expand to.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class EfficientNetLite(Network):
         *,
         own_width: float = 1.0,
         multiple: int = 8,
+        inner: float = 1.0,
     ) -> None:
         super().__init__()
         self.conv_stem = SameConv2d(3, STEM, 3, 2, resolution)
@@ -124,10 +125,11 @@ class EfficientNetLite(Network):
             blocks = []
             for step in range(count if fixed else max(1, math.ceil(count * depth))):
                 by = stride if step == 0 else 1
+                expanded = scaled_channels(channels * expansion, inner, multiple)
                 blocks.append(
                     DepthwiseSeparable(channels, wide, kernel, by, size)
                     if expansion == 1
-                    else InvertedResidual(channels, wide, kernel, by, size, expansion=expansion)
+                    else InvertedResidual(channels, wide, kernel, by, size, inner=expanded)
                 )
                 channels, size = wide, math.ceil(size / by)
             stages.append(nn.Sequential(*blocks))
@@ -153,7 +155,13 @@ def _variant(number: int) -> None:
 
     @register(f"efficientnet_lite{number}", own_resolution)
     def build(
-        width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+        width: float,
+        depth: float,
+        resolution: int,
+        classes: int,
+        *,
+        multiple: int = 8,
+        inner: float = 1.0,
     ) -> EfficientNetLite:
         return EfficientNetLite(
             width,
@@ -163,6 +171,7 @@ def _variant(number: int) -> None:
             dropout,
             own_width=own_width,
             multiple=multiple,
+            inner=inner,
         )
 
 

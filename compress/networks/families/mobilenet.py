@@ -30,16 +30,20 @@ def _unit(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) 
 
 
 class InvertedResidual(nn.Module):
-    """Expand (1x1), depthwise 3x3, project (1x1); a shortcut where shapes allow."""
+    """Expand (1x1), depthwise 3x3, project (1x1); a shortcut where shapes allow.
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    Args:
+        inner: channels between the two 1x1; None: the inputs are not expanded.
+    """
+
+    def __init__(self, inputs: int, inner: int | None, outputs: int, stride: int) -> None:
         super().__init__()
-        inner = inputs * expansion
-        expand = [] if expansion == 1 else [_unit(inputs, inner, 1, 1)]
+        expand = [] if inner is None else [_unit(inputs, inner, 1, 1)]
+        wide = inputs if inner is None else inner
         self.conv = nn.Sequential(
             *expand,
-            _unit(inner, inner, 3, stride, groups=inner),
-            nn.Conv2d(inner, outputs, 1, bias=False),
+            _unit(wide, wide, 3, stride, groups=wide),
+            nn.Conv2d(wide, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
         self.shortcut = stride == 1 and inputs == outputs
@@ -53,10 +57,13 @@ class MobileNetV2(Network):
     """Stem, seven stages of inverted residuals, 1x1 convolution, global average, linear layer.
 
     `depth` multiplies the blocks of stages that have more than one, rounded up; `width` multiplies
-    all channels, the last convolution's only above 1 (as in the paper).
+    all channels, the last convolution's only above 1 (as in the paper); `inner` what blocks expand
+    to.
     """
 
-    def __init__(self, width: float, depth: float, classes: int, multiple: int = 8) -> None:
+    def __init__(
+        self, width: float, depth: float, classes: int, *, multiple: int = 8, inner: float = 1.0
+    ) -> None:
         super().__init__()
         channels = scaled_channels(32, width, multiple)
         layers: list[nn.Module] = [_unit(3, channels, 3, 2)]
@@ -66,8 +73,14 @@ class MobileNetV2(Network):
             count = math.ceil(blocks * depth) if blocks > 1 else 1
             stages.append(tuple(f"features.{len(layers) + step}" for step in range(count)))
             for step in range(count):
+                expanded = scaled_channels(channels * expansion, inner, multiple)
                 layers.append(
-                    InvertedResidual(channels, wide, stride if step == 0 else 1, expansion)
+                    InvertedResidual(
+                        channels,
+                        None if expansion == 1 else expanded,
+                        wide,
+                        stride if step == 0 else 1,
+                    )
                 )
                 channels = wide
         last = scaled_channels(1280, max(1.0, width), multiple)
@@ -92,6 +105,12 @@ class MobileNetV2(Network):
 
 @register("mobilenet_v2")
 def _mobilenet_v2(
-    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+    width: float,
+    depth: float,
+    resolution: int,
+    classes: int,
+    *,
+    multiple: int = 8,
+    inner: float = 1.0,
 ) -> MobileNetV2:
-    return MobileNetV2(width, depth, classes, multiple)
+    return MobileNetV2(width, depth, classes, multiple=multiple, inner=inner)

@@ -54,7 +54,9 @@ def _alike(stage: nn.Sequential) -> bool:
 Builder = Callable[..., Network]
 """(width multiplier, depth multiplier, resolution, classes) -> network.
 
-A builder that can round channels to something else than 8 takes the keyword `multiple`.
+A builder that can round channels to something else than 8 takes the keyword `multiple`; one whose
+blocks may be narrowed inside alone takes `inner`, which multiplies their inner width on top of the
+width multiplier.
 """
 
 
@@ -66,12 +68,14 @@ class Family:
         build: see `Builder`.
         resolution: the input side that the unshrunk network is made for, pixels.
         multiples: whether the builder takes `multiple`.
+        inner: whether it takes `inner`.
     """
 
     name: str
     build: Builder
     resolution: int
     multiples: bool = False
+    inner: bool = False
 
 
 _families: dict[str, Family] = {}
@@ -83,8 +87,8 @@ def register(name: str, resolution: int = 224) -> Callable[[Builder], Builder]:
     def add(build: Builder) -> Builder:
         if name in _families:
             raise ValueError(f"family '{name}' is registered twice")
-        takes = "multiple" in inspect.signature(build).parameters
-        _families[name] = Family(name, build, resolution, takes)
+        takes = inspect.signature(build).parameters
+        _families[name] = Family(name, build, resolution, "multiple" in takes, "inner" in takes)
         return build
 
     return add

@@ -104,11 +104,12 @@ class SqueezeExcitation(nn.Module):
 class Block(nn.Module):
     """1x1, grouped 3x3 with the stride, squeeze-and-excitation in Y, 1x1, and a shortcut.
 
-    Nothing is narrower inside than outside (the paper's bottleneck ratio is 1).
+    Args:
+        inner: channels between the 1x1; in the paper, with its bottleneck ratio of 1, the outputs'.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, group: int, *, squeeze: bool
+        self, inputs: int, inner: int, outputs: int, stride: int, group: int, *, squeeze: bool
     ) -> None:
         super().__init__()
         self.proj = (
@@ -117,12 +118,12 @@ class Block(nn.Module):
             else _unit(inputs, outputs, 1, stride, relu=False)
         )
         self.f = nn.Sequential()
-        self.f.add_module("a", _unit(inputs, outputs, 1))
-        self.f.add_module("b", _unit(outputs, outputs, 3, stride, groups=outputs // group))
+        self.f.add_module("a", _unit(inputs, inner, 1))
+        self.f.add_module("b", _unit(inner, inner, 3, stride, groups=inner // group))
         if squeeze:
             # A share of the block's inputs, as published.
-            self.f.add_module("se", SqueezeExcitation(outputs, max(1, round(SQUEEZE * inputs))))
-        self.f.add_module("c", _unit(outputs, outputs, 1, relu=False))
+            self.f.add_module("se", SqueezeExcitation(inner, max(1, round(SQUEEZE * inputs))))
+        self.f.add_module("c", _unit(inner, outputs, 1, relu=False))
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,6 +139,7 @@ class RegNet(Network):
         design: the unshrunk network.
         squeeze: Y, with squeeze-and-excitation.
         width: multiplies the channels of stem and stages, rounded to whole groups.
+        inner: the same for the channels within blocks, on top of it.
         depth: multiplies the blocks, as `thin_stages` does.
     """
 
@@ -150,6 +152,7 @@ class RegNet(Network):
         depth: float,
         classes: int,
         multiple: int = QUANTUM,
+        inner: float = 1.0,
     ) -> None:
         super().__init__()
         channels = scaled_channels(STEM, width, multiple)
@@ -160,9 +163,11 @@ class RegNet(Network):
         for index, ((full, _), count) in enumerate(zip(stages, counts, strict=True), 1):
             group = min(design.group, full)
             outputs = _whole_groups(full, width, group, multiple)
+            within = _whole_groups(outputs, inner, group, multiple)
             stage = nn.Sequential()
             for step in range(count):
-                block = Block(channels, outputs, 2 if step == 0 else 1, group, squeeze=squeeze)
+                stride = 2 if step == 0 else 1
+                block = Block(channels, within, outputs, stride, group, squeeze=squeeze)
                 stage.add_module(f"block{index}-{step}", block)
                 channels = outputs
             self.trunk_output.add_module(f"block{index}", stage)
@@ -184,7 +189,13 @@ class RegNet(Network):
 def _variant(name: str) -> None:
     @register(f"regnet_{name}")
     def build(
-        width: float, depth: float, resolution: int, classes: int, multiple: int = QUANTUM
+        width: float,
+        depth: float,
+        resolution: int,
+        classes: int,
+        *,
+        multiple: int = QUANTUM,
+        inner: float = 1.0,
     ) -> RegNet:
         return RegNet(
             DESIGNS[name],
@@ -193,6 +204,7 @@ def _variant(name: str) -> None:
             depth=depth,
             classes=classes,
             multiple=multiple,
+            inner=inner,
         )
 
 

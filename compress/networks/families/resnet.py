@@ -181,32 +181,26 @@ def _register(name: str, *, deep: bool) -> None:
 
     @register(f"{name}d" if deep else name)
     def build(
-        width: float, depth: float, resolution: int, classes: int, multiple: int = 8
+        width: float,
+        depth: float,
+        resolution: int,
+        classes: int,
+        *,
+        multiple: int = 8,
+        inner: float = 1.0,
     ) -> ResNet:
-        inner = [scaled_channels(channels, width, multiple) for channels in CHANNELS]
+        wide = [scaled_channels(channels, width, multiple) for channels in CHANNELS]
         return ResNet(
             Bottleneck if bottlenecks else BasicBlock,
             _BLOCKS[name](depth),
-            stem=inner[0],
-            inner=inner,
-            outer=[4 * channels for channels in inner] if bottlenecks else inner,
+            stem=wide[0],
+            inner=[scaled_channels(channels, inner, multiple) for channels in wide],
+            outer=[4 * channels for channels in wide] if bottlenecks else wide,
             classes=classes,
-            deep=scaled_channels(DEEP_CHANNELS, width, multiple) if deep else None,
+            deep=scaled_channels(DEEP_CHANNELS, width * inner, multiple) if deep else None,
         )
 
 
 for _name in _BLOCKS:
     _register(_name, deep=False)
     _register(_name, deep=True)
-
-
-@register("resnet50_inner")
-def _resnet50_inner(
-    width: float, depth: float, resolution: int, classes: int, multiple: int = 8
-) -> ResNet:
-    """The paper's variant: `width` narrows only the inner width of each bottleneck."""
-    inner = [scaled_channels(channels, width, multiple) for channels in CHANNELS]
-    outer = (256, 512, 1024, 2048)
-    return ResNet(
-        Bottleneck, resnet50_blocks(depth), stem=64, inner=inner, outer=outer, classes=classes
-    )

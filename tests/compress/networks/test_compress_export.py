@@ -26,7 +26,7 @@ from edgecompress.runner.spec import Cascade, Preprocess, Stage
 
 SPECS = [
     NetworkSpec("resnet18", 0.125, 0.5, 40, 3),
-    NetworkSpec("resnet50_inner", 0.125, 0.3, 32, 3),
+    NetworkSpec("resnet50", 1.0, 0.3, 32, 3, inner=0.125),
     NetworkSpec("resnet18d", 0.125, 0.5, 44, 3),
     NetworkSpec("mobilenet_v2", 0.25, 0.3, 41, 3),
     NetworkSpec("efficientnet_lite0", 0.5, 0.3, 45, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,6 @@ PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
-    "resnet50_inner": 25_557_032,
     "resnet18d": 11_708_744,
     "resnet34d": 21_816_904,
     "resnet50d": 25_576_264,
@@ -57,12 +57,16 @@ SMALL = [
     NetworkSpec("resnet18", 0.5, 0.75, 40, 7),
     NetworkSpec("resnet50", 0.25, 0.5, 33, 3),
     NetworkSpec("resnet50d", 0.25, 0.5, 45, 3),
-    NetworkSpec("resnet50_inner", 0.25, 0.3, 32, 3),
+    NetworkSpec("resnet50", 1.0, 0.3, 32, 3, inner=0.25),
+    NetworkSpec("resnet18d", 0.5, 1.0, 40, 3, inner=0.3),
     NetworkSpec("mobilenet_v2", 0.35, 0.6, 48, 5),
     NetworkSpec("efficientnet_lite0", 0.5, 0.5, 45, 5),
     NetworkSpec("foreground_predictor", 1.0, 1.0, 48, 4),
     NetworkSpec("regnet_x_1_6gf", 0.3, 0.4, 48, 5),
     NetworkSpec("regnet_y_400mf", 0.5, 0.6, 45, 5),
+    NetworkSpec("regnet_y_400mf", 1.0, 0.6, 45, 5, inner=0.5),
+    NetworkSpec("mobilenet_v2", 1.0, 0.6, 48, 5, inner=0.3),
+    NetworkSpec("efficientnet_lite0", 0.7, 0.5, 45, 5, inner=0.6),
 ]
 
 SHRINKABLE = [name for name in family_names() if name != "foreground_predictor"]
@@ -98,7 +102,7 @@ def test_macs_are_the_published_ones(name: str, gmacs: float) -> None:
     assert spec.macs / 1e9 == pytest.approx(gmacs, rel=0.005)
 
 
-@pytest.mark.parametrize("spec", SMALL, ids=lambda spec: spec.family)
+@pytest.mark.parametrize("spec", SMALL, ids=lambda spec: f"{spec.family}-{spec.inner}")
 def test_macs_agree_with_pytorchs_counter(spec: NetworkSpec) -> None:
     network = spec.build().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -136,7 +140,7 @@ def test_channels_are_multiples_of_what_was_asked(family: str) -> None:
     with torch.device("meta"):
         published = NetworkSpec(family, 1.0, 1.0, 64, 7).build()
         same = NetworkSpec(family, 1.0, 1.0, 64, 7, 16).build()
-        narrow = NetworkSpec(family, 0.5, 1.0, 64, 7, 16).build()
+        narrow = NetworkSpec(family, 0.5, 1.0, 64, 7, 16, inner=0.7).build()
     full = {name: tuple(value.shape) for name, value in published.state_dict().items()}
     assert {name: tuple(value.shape) for name, value in same.state_dict().items()} == full
     for name, layer in narrow.named_modules():
@@ -148,16 +152,16 @@ def test_channels_are_multiples_of_what_was_asked(family: str) -> None:
 @pytest.mark.parametrize("family", family_names("regnet_*"))
 @pytest.mark.parametrize("width", [0.1, 0.37, 0.5, 1.0])
 def test_a_groups_width_stays(family: str, width: float) -> None:
-    def groups(width: float) -> list[int]:
+    def groups(width: float, inner: float = 1.0) -> list[int]:
         with torch.device("meta"):
-            network = NetworkSpec(family, width, 1.0, 64, 7).build()
+            network = NetworkSpec(family, width, 1.0, 64, 7, inner=inner).build()
         return [
             layer.in_channels // layer.groups
             for layer in network.modules()
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
         ][1:]
 
-    assert groups(width) == groups(1.0)
+    assert groups(width) == groups(1.0) == groups(1.0, inner=width)
     assert len(set(groups(1.0))) == 1
 
 
@@ -178,8 +182,8 @@ def test_squeeze_and_excitation_weighs_channels() -> None:
 def test_shrunk_resnet50_costs_what_the_paper_says() -> None:
     # d .8, w .5, r 184: 1.2 GMACs in the paper's table; d 1, w .6, r 224: 2.4; rounding of
     # channels and of the table explains a tenth.
-    small = NetworkSpec("resnet50_inner", 0.5, 0.8, 184, IMAGENET)
-    middle = NetworkSpec("resnet50_inner", 0.6, 1.0, 224, IMAGENET)
+    small = NetworkSpec("resnet50", 1.0, 0.8, 184, IMAGENET, inner=0.5)
+    middle = NetworkSpec("resnet50", 1.0, 1.0, 224, IMAGENET, inner=0.6)
     assert small.macs / 1e9 == pytest.approx(1.2, rel=0.1)
     assert middle.macs / 1e9 == pytest.approx(2.4, rel=0.1)
     assert resnet50_blocks(0.8) == (3, 3, 4, 3)
@@ -235,6 +239,7 @@ def test_an_unknown_family_offers_near_names() -> None:
         st.integers(16, 512),
         st.integers(2, 1000),
         st.sampled_from([8, 16]),
+        st.sampled_from([1.0, 0.5, 0.1234]),
     )
 )
 def test_specs_survive_json(spec: NetworkSpec) -> None:
@@ -252,6 +257,35 @@ def test_a_family_that_rounds_to_eight_only_says_so() -> None:
         pytest.skip("the predictor's builder takes multiples")
     with pytest.raises(UsageError, match="multiples of 16"):
         NetworkSpec("foreground_predictor", 1.0, 1.0, 64, 4, 16).build()
+
+
+@pytest.mark.parametrize("family", SHRINKABLE)
+def test_blocks_may_be_narrower_inside(family: str) -> None:
+    """What leaves a block, and all that a shortcut passes by, stays; what is within goes."""
+    with torch.device("meta"):
+        whole, narrow = (NetworkSpec(family, 1.0, 1.0, 64, 7, inner=i).build() for i in (1, 0.5))
+    spec = NetworkSpec(family, 1.0, 1.0, 64, 7)
+    assert 0.3 < replace(spec, inner=0.5).macs / spec.macs < 0.7
+    for ours, theirs in zip(narrow.block_names(), whole.block_names(), strict=True):
+        assert ours == theirs
+    outputs = {name: layer.out_channels for name, layer in _convolutions(whole)}
+    fewer = {name for name, layer in _convolutions(narrow) if layer.out_channels < outputs[name]}
+    assert fewer
+    assert not any(_ends_a_block(name) for name in fewer)
+
+
+def _convolutions(network: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+    named = network.named_modules()
+    return [(name, layer) for name, layer in named if isinstance(layer, nn.Conv2d)]
+
+
+def _ends_a_block(name: str) -> bool:
+    return "downsample" in name or "proj" in name or name.endswith(("conv3", ".c.0", "conv_pwl"))
+
+
+def test_a_family_without_inner_widths_says_so() -> None:
+    with pytest.raises(UsageError, match="no inner width"):
+        NetworkSpec("foreground_predictor", 1.0, 1.0, 64, 4, inner=0.5).build()
 
 
 @pytest.mark.parametrize("family", ["resnet18", "mobilenet_v2", "efficientnet_lite0"])
@@ -317,11 +351,12 @@ def test_rounded_channels_are_never_much_fewer(channels: float) -> None:
     st.floats(0.3, 1),
     st.sampled_from([32, 48, 64]),
     st.sampled_from([8, 16]),
+    st.floats(0.05, 1),
 )
-def test_shrinking_never_costs_more(
-    family: str, width: float, depth: float, side: int, multiple: int
+def test_shrinking_never_costs_more(  # noqa: PLR0917 - one for each multiplier
+    family: str, width: float, depth: float, side: int, multiple: int, inner: float
 ) -> None:
-    small = NetworkSpec(family, width, depth, side, 10, multiple)
+    small = NetworkSpec(family, width, depth, side, 10, multiple, inner)
     full = NetworkSpec(family, 1.0, 1.0, 64, 10)
     assert small.macs <= full.macs
     assert small.params <= full.params

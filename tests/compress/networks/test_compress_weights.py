@@ -40,7 +40,6 @@ TORCHVISION = {
     "resnet18": "f0e35161599236f3",
     "resnet34": "c1372162bc2e8e86",
     "resnet50": "fe1d335c3c7786ff",
-    "resnet50_inner": "fe1d335c3c7786ff",
     "mobilenet_v2": "2a196dc04125b8ce",
     "regnet_x_400mf": "9be77a4f2be89474",
     "regnet_x_800mf": "5ee1258bb874b3ef",
