@@ -19,6 +19,7 @@ from edgecompress.compress.cascading.evaluate import evaluate, read_cascade, rea
 from edgecompress.compress.config import CompressConfig
 from edgecompress.compress.data.photos import image_folder
 from edgecompress.compress.plan import compress_photos
+from edgecompress.compress.shrinking.law import DIMENSIONS
 from edgecompress.compress.training.workbook import Workbook
 from edgecompress.errors import InputError, UsageError
 
@@ -84,7 +85,7 @@ def test_the_folder_is_complete_and_runs(finished: Path, shapes) -> None:
     assert compression["crop"] == "crop"
     assert compression["steps"]["predictor"]["held_out"] > 0
     points = compression["steps"]["shrink"]["points"]
-    assert [point["dimension"] for point in points] == [None, "depth", "width", "resolution"]
+    assert [point["dimension"] for point in points] == [None, *DIMENSIONS]
     assert compression["variants"]["crop"]["curve"]
 
 
@@ -257,7 +258,11 @@ def test_what_a_job_resolves_to_has_every_field() -> None:
     table = CompressConfig.model_validate({"base": {"width": 0.5}}).resolved(quick=False)
     assert table.model_dump() == CompressConfig().resolved(quick=False).model_dump()
     base = {"family": "resnet18", "width": 0.5, "depth": 1.0, "resolution": 128}
-    assert table.model_dump(mode="json")["base"] == base | {"multiple": 8, "weights": None}
+    assert table.model_dump(mode="json")["base"] == base | {
+        "multiple": 8,
+        "inner": 1.0,
+        "weights": None,
+    }
 
 
 def test_the_example_is_valid() -> None:

@@ -149,7 +149,7 @@ def test_a_job_with_an_own_module_ends_in_a_checked_cascade(
     else:
         assert warned == []
         assert sum(shares.values()) == pytest.approx(1)
-        assert set(compression["steps"]["shrink"]["law"]["losses"]) == set(shares)
+        assert set(compression["steps"]["shrink"]["law"]["lines"]) == set(shares)
 
 
 def test_a_network_without_maps_is_not_trained_for_crops(
