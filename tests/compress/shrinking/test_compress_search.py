@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def test_neighbours_keep_the_budget_and_use_it(width: float, depth: float, side:
         assert one.depth <= 1
         assert one.width <= 1
         assert one.resolution <= 128
+
+
+def test_what_was_cut_makes_up_for_a_step() -> None:
+    inside = replace(BASE, inner=0.5)
+    found = list(neighbours(inside, BASE, inside.macs, _macs))
+    smaller = [one for one in found if one.width == 1]
+    assert {(one.depth < 1, one.resolution < 128) for one in smaller} >= {(False, True)}
+    assert all(one.inner >= 0.5 for one in smaller) and any(one.inner > 0.5 for one in smaller)
+    # An eighth of the inner width, against all channels.
+    exchanged = [one for one in found if one.width < 1]
+    assert [one.inner for one in exchanged] == [0.625]
+    assert all(LEAST_USED * inside.macs <= one.macs <= inside.macs for one in found)
+    # What is no wider than its channels has no inner width of its own to give.
+    predictor = NetworkSpec("foreground_predictor", 1.0, 1.0, 64, 4)
+    limit = 0.9 * predictor.macs
+    assert {one.inner for one in neighbours(predictor, predictor, limit, _macs)} <= {1.0}
 
 
 @given(st.integers(0, 200), st.booleans())
