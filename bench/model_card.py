@@ -14,14 +14,19 @@ def markdown(facts: Mapping[str, Any]) -> str:
     return environment().get_template("model_card.md.j2").render(facts=facts, networks=_rows(facts))
 
 
+def _shape(spec: Mapping[str, Any]) -> str:
+    inner = spec.get("inner", 1.0)
+    sizes = text.shape(spec["depth"], spec["width"], spec["resolution"], inner)
+    return f"{spec['family']}, {sizes}"
+
+
 def _rows(facts: Mapping[str, Any]) -> list[dict[str, str]]:
     base = facts["base"]["macs"]
     rates = iter(facts["cascade"]["hit_rates"])
     return [
         {
             "name": name,
-            "shape": f"{one['spec']['family']}, width {one['spec']['width']:.3g}, depth"
-            f" {one['spec']['depth']:.3g}, {one['spec']['resolution']} px",
+            "shape": _shape(one["spec"]),
             "macs": f"{one['macs'] / 1e6:.1f} M ({text.percent(one['macs'] / base)})",
             "params": f"{one['params'] / 1e6:.2f} M",
             "answers": "-" if name == "predictor" else text.percent(next(rates)),

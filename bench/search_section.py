@@ -171,8 +171,7 @@ def told(member: Member) -> str:
 
 
 def _network(spec: Network) -> str:
-    inner = f", inner width {spec.inner:.3g}" if spec.inner != 1 else ""
-    return f"depth {spec.depth:.3g}, width {spec.width:.3g}{inner}, {spec.resolution} px"
+    return text.shape(spec.depth, spec.width, spec.resolution, spec.inner)
 
 
 def rows(member: Member) -> list[tuple[str, ...]]:

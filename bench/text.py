@@ -67,6 +67,12 @@ def repeats(run: RunFacts) -> str:
     return f"{run.repeated:,} photos are listed again, and counted again"
 
 
+def shape(depth: float, width: float, resolution: int, inner: float = 1.0) -> str:
+    """A network's dimensions; the inner width only where it is one of its own."""
+    within = f", inner width {inner:.3g}" if inner != 1 else ""
+    return f"depth {depth:.3g}, width {width:.3g}{within}, {resolution} px"
+
+
 def short_name(network: str) -> str:
     """A network's name without its underscores."""
     return network.replace("_", " ")

@@ -148,7 +148,8 @@ def told_base(base: BaseTable, epochs: int, photos: str | None) -> str:
         trained = f"with the weights {base.weights} as they are"
     else:
         trained = "as it is"
-    return f"{base.family}, width {base.width:g}, {base.resolution} px, {trained}"
+    inner = f", inner width {base.inner:g}" if base.inner != 1 else ""
+    return f"{base.family}, width {base.width:g}{inner}, {base.resolution} px, {trained}"
 
 
 def _epochs(count: int) -> str:
