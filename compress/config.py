@@ -298,7 +298,7 @@ class CascadeTable(Table):
     Attributes:
         criterion: `margin` as in the paper, or `max_softmax`; `auto` tries both.
         macs: the likeliest cascade (`cascade.likeliest_within`) that takes at most this share of
-            the base's MACs.
+            the base's MACs, with a standard error of the mean to spare.
         ms: the same of so many milliseconds a photo.
         top1: the cheapest cascade of at least this accuracy. Of none of them, the cheapest within
             `slack` of the most accurate one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +31,9 @@ from .cascade import (
 )
 
 T = TypeVar("T")
+
+SPARE = 1.0
+"""Standard errors that a budget leaves: it is to hold on photos other than those chosen on."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Chooser:
         criterion, alphas, sizes: what is tried (`cascade.sweep`).
         macs, ms, top1, slack: what is wanted (`cascade.choose`).
         cost: what is saved, where `macs` or `ms` does not say it.
+        spare: how many standard errors of the mean cost stay unused of a budget.
     """
 
     criterion: str
@@ -93,6 +98,7 @@ class Chooser:
     top1: float | None = None
     slack: float = 0.005
     cost: Cost = "macs"
+    spare: float = 0.0
 
     @property
     def saved(self) -> Cost:
@@ -121,9 +127,9 @@ class Chooser:
         }
 
     def within(self, limit: float) -> Chooser:
-        """One that wants the likeliest cascade of at most this cost."""
+        """One that wants the likeliest cascade of at most this cost on the photos it is shown."""
         macs, ms = (limit, None) if self.saved == "macs" else (None, limit)
-        return replace(self, macs=macs, ms=ms, top1=None)
+        return replace(self, macs=macs, ms=ms, top1=None, spare=0.0)
 
     def reaching(self, top1: float) -> Chooser:
         """One that wants the cheapest cascade of at least this accuracy."""
@@ -140,8 +146,11 @@ class Chooser:
             points, macs=self.macs, top1=self.top1, slack=self.slack, ms=self.ms, cost=self.cost
         )
         if self.limit is not None:
-            ways = each_way(asked.members, asked.targets, **self._tried(asked))
-            return likeliest_within(ways, self.limit) or point
+            found = likeliest_within(self._ways(asked), self.limit)
+            kept = self._kept(found, asked)
+            if kept < self.limit:
+                found = likeliest_within(self._ways(asked), kept) or found
+            return found or point
         return refine(
             asked.members,
             asked.targets,
@@ -150,6 +159,19 @@ class Chooser:
             fixed_ms=asked.fixed_ms,
             cost=self.saved,
         )
+
+    def _ways(self, asked: Asked) -> Iterable[Way]:
+        return each_way(asked.members, asked.targets, **self._tried(asked))
+
+    def _kept(self, found: OperatingPoint | None, asked: Asked) -> float:
+        """What the limit is for photos whose likeliest setting within it is `found`."""
+        assert self.limit is not None
+        if found is None or not self.spare:
+            return self.limit
+        told = asked.answers(found)
+        each = told.ms if self.saved == "ms" else told.macs
+        assert each is not None
+        return self.limit - self.spare * float(each.std()) / sqrt(len(each))
 
     def best_of_each_way(
         self, points: Sequence[OperatingPoint], asked: Asked
@@ -170,10 +192,9 @@ class Chooser:
         asked: Asked,
     ) -> list[OperatingPoint]:
         """As `choose` would of each group, but that thresholds are not moved further."""
-        limit = self.limit
-        if limit is not None:
-            ways = _grouped(each_way(asked.members, asked.targets, **self._tried(asked)), key)
-            each = (likeliest_within(group, limit) for group in ways)
+        if self.limit is not None:
+            kept = self._kept(likeliest_within(self._ways(asked), self.limit), asked)
+            each = (likeliest_within(group, kept) for group in _grouped(self._ways(asked), key))
             return [point for point in each if point is not None]
         found = []
         for group in _grouped(points, key):
@@ -207,4 +228,5 @@ def chooser(table: CascadeTable, *, members: int, base_macs: int) -> Chooser:
         top1=table.top1,
         slack=table.slack,
         cost="ms" if table.costs_ms and table.macs is None else "macs",
+        spare=SPARE,
     )

@@ -22,7 +22,7 @@ from edgecompress.errors import InputError, UsageError
 from edgecompress.files import writing
 
 from ..cascading.cascade import Member, frontier, mean_chance
-from ..cascading.chooser import Asked, Chooser
+from ..cascading.chooser import SPARE, Asked, Chooser
 from ..cascading.likelihood import chances, fit_temperature
 from ..config import CompressConfig, Epochs, MemberShare, Positive, Share, Table, Workers
 from ..cropping.crop_sizes import NEVER_SMALLER, with_sizes
@@ -403,7 +403,7 @@ class _Rows:
         sizes = tuple(range(2, min(MOST_STAGES, len(names)) + 1))
         if not sizes:
             return None
-        choosing = Chooser(table.criterion, table.alphas, sizes, macs=limit)
+        choosing = Chooser(table.criterion, table.alphas, sizes, macs=limit, spare=SPARE)
         held = self.asked(names, "held")
         points = choosing.sweep(held)
         if frontier(points)[0].mean_macs > limit:
