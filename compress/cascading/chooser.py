@@ -146,11 +146,9 @@ class Chooser:
             points, macs=self.macs, top1=self.top1, slack=self.slack, ms=self.ms, cost=self.cost
         )
         if self.limit is not None:
-            found = likeliest_within(self._ways(asked), self.limit)
-            kept = self._kept(found, asked)
-            if kept < self.limit:
-                found = likeliest_within(self._ways(asked), kept) or found
-            return found or point
+            each = (self._kept(self.limit, asked), self.limit)
+            found = (likeliest_within(self._ways(asked), limit) for limit in each)
+            return next((one for one in found if one is not None), point)
         return refine(
             asked.members,
             asked.targets,
@@ -163,15 +161,15 @@ class Chooser:
     def _ways(self, asked: Asked) -> Iterable[Way]:
         return each_way(asked.members, asked.targets, **self._tried(asked))
 
-    def _kept(self, found: OperatingPoint | None, asked: Asked) -> float:
-        """What the limit is for photos whose likeliest setting within it is `found`."""
-        assert self.limit is not None
-        if found is None or not self.spare:
-            return self.limit
+    def _kept(self, limit: float, asked: Asked) -> float:
+        """A limit less what is to spare of it, by the costs of the likeliest setting within it."""
+        found = likeliest_within(self._ways(asked), limit) if self.spare else None
+        if found is None:
+            return limit
         told = asked.answers(found)
         each = told.ms if self.saved == "ms" else told.macs
         assert each is not None
-        return self.limit - self.spare * float(each.std()) / sqrt(len(each))
+        return limit - self.spare * float(each.std()) / sqrt(len(each))
 
     def best_of_each_way(
         self, points: Sequence[OperatingPoint], asked: Asked
@@ -193,7 +191,7 @@ class Chooser:
     ) -> list[OperatingPoint]:
         """As `choose` would of each group, but that thresholds are not moved further."""
         if self.limit is not None:
-            kept = self._kept(likeliest_within(self._ways(asked), self.limit), asked)
+            kept = self._kept(self.limit, asked)
             each = (likeliest_within(group, kept) for group in _grouped(self._ways(asked), key))
             return [point for point in each if point is not None]
         found = []

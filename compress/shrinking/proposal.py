@@ -18,6 +18,7 @@ from .shrink import (
     count_macs,
     exponent_errors,
     exponents,
+    layers_of,
     propose,
     shapes,
     trial_specs,
@@ -70,13 +71,13 @@ def shrink_trials(one: Compression, base: Done) -> list[tuple[Dimension | None, 
     spec = NetworkSpec.from_json(base.result["spec"])
     recipe = settings.train.recipe(table.epochs, seed=settings.seed, rate=table.rate)
     specs: list[tuple[Dimension | None, str, NetworkSpec]] = [(None, "reference", spec)]
-    known = {_layers(spec)}
+    known = {layers_of(spec)}
     for share in sorted(table.shares, reverse=True):
         mark = f"-{100 * share:g}" * (len(table.shares) > 1)
         for name, made in trial_specs(spec, share).items():
             # A dimension that cannot give more than it did has been tried.
-            if _layers(made) not in known:
-                known.add(_layers(made))
+            if layers_of(made) not in known:
+                known.add(layers_of(made))
                 specs.append((name, f"{name}{mark}", made))
     return [
         (
@@ -90,11 +91,6 @@ def shrink_trials(one: Compression, base: Done) -> list[tuple[Dimension | None, 
         )
         for dimension, name, made in specs
     ]
-
-
-def _layers(spec: NetworkSpec) -> tuple[int, int, int]:
-    """What tells networks of one family apart, whatever multipliers they were made by."""
-    return spec.macs, spec.params, spec.resolution
 
 
 def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> Done:

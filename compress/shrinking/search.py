@@ -19,7 +19,15 @@ from typing import Any
 
 from ..networks.network import NetworkSpec
 from .law import Dimension, standard_error
-from .shrink import INNER_STEPS, SIDE_STEP, SMALLEST_SIDE, Cost, dimensions_of, next_depth
+from .shrink import (
+    INNER_STEPS,
+    SIDE_STEP,
+    SMALLEST_SIDE,
+    Cost,
+    dimensions_of,
+    layers_of,
+    next_depth,
+)
 
 LEAST_USED = 0.92
 """Share of a budget that a candidate must use."""
@@ -81,14 +89,11 @@ def neighbours(
     Args:
         cost: called a few times for each.
     """
-    seen = {(spec.macs, spec.params, spec.resolution)}
+    seen = {layers_of(spec)}
     for moved, fill in _moved(spec, base):
         found = fitted(moved, limit, cost, getattr(base, fill), fill)
-        if found is None:
-            continue
-        layers = (found.macs, found.params, found.resolution)
-        if layers not in seen:
-            seen.add(layers)
+        if found is not None and layers_of(found) not in seen:
+            seen.add(layers_of(found))
             yield found
 
 

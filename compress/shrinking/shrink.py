@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgecompress.errors import UsageError
@@ -55,6 +55,11 @@ def dimensions_of(family: str) -> tuple[Dimension, ...]:
     """What a family can be shrunk in; a user's own module may refuse some of it yet."""
     inner = not is_foreign(family) and find_family(family).inner
     return tuple(name for name in DIMENSIONS if inner or name != "inner")
+
+
+def layers_of(spec: NetworkSpec) -> tuple[int, int, int]:
+    """What tells networks of one family apart, whatever multipliers they were made by."""
+    return spec.macs, spec.params, spec.resolution
 
 
 def trial_specs(base: NetworkSpec, share: float) -> dict[Dimension, NetworkSpec]:
@@ -151,21 +156,23 @@ def _depths(base: NetworkSpec) -> Iterator[NetworkSpec]:
 
 def _inners(base: NetworkSpec) -> Iterator[NetworkSpec]:
     """The base, and with blocks that are ever narrower inside, where that saves something."""
-    yield base
-    least = base.macs
-    for step in range(INNER_STEPS - 1, 0, -1):
-        spec = replace(base, inner=round(base.inner * step / INNER_STEPS, 4))
-        if spec.macs < least:
-            least = spec.macs
-            yield spec
+    steps = range(INNER_STEPS - 1, 0, -1)
+    inners = (round(base.inner * step / INNER_STEPS, 4) for step in steps)
+    return _ever_cheaper(base, (replace(base, inner=inner) for inner in inners))
 
 
 def _sides(base: NetworkSpec) -> Iterator[NetworkSpec]:
     """The base, and at ever fewer pixels, where that saves something."""
+    largest = (base.resolution - 1) // SIDE_STEP * SIDE_STEP
+    sides = range(largest, SMALLEST_SIDE - 1, -SIDE_STEP)
+    return _ever_cheaper(base, (replace(base, resolution=side) for side in sides))
+
+
+def _ever_cheaper(base: NetworkSpec, others: Iterable[NetworkSpec]) -> Iterator[NetworkSpec]:
+    """The base, and of the others each that has fewer MACs than all before it."""
+    least = base.macs
     yield base
-    least, step = base.macs, SIDE_STEP
-    for side in range((base.resolution - 1) // step * step, SMALLEST_SIDE - 1, -step):
-        spec = replace(base, resolution=side)
+    for spec in others:
         if spec.macs < least:
             least = spec.macs
             yield spec

@@ -74,13 +74,9 @@ class MobileNetV2(Network):
             stages.append(tuple(f"features.{len(layers) + step}" for step in range(count)))
             for step in range(count):
                 expanded = scaled_channels(channels * expansion, inner, multiple)
+                by = stride if step == 0 else 1
                 layers.append(
-                    InvertedResidual(
-                        channels,
-                        None if expansion == 1 else expanded,
-                        wide,
-                        stride if step == 0 else 1,
-                    )
+                    InvertedResidual(channels, expanded if expansion > 1 else None, wide, by)
                 )
                 channels = wide
         last = scaled_channels(1280, max(1.0, width), multiple)
