@@ -132,7 +132,8 @@ class TrainTable(Table):
         scale: smallest area of a random crop, as a share of the photo.
         progressive: share of the input side in the first epoch (`train.Recipe`).
         ema: decay of the weights' moving average (`train.Recipe`).
-        mixup: pairs of photos are mixed by a share from Beta(mixup, mixup); 0 is not at all.
+        mixup, jitter, erase: other colours, blank parts, and mixtures of photos
+            (`augment.Augment`); 0 is none.
         predicted: share of predicted crops where a member is fine-tuned on them; half of the rest
             are shifted ones, half whole photos.
         clip: largest norm of a step's gradients; 0 is none.
@@ -151,9 +152,16 @@ class TrainTable(Table):
     progressive: Share = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
     predicted: Annotated[float, Field(ge=0, le=1)] = Augment.predicted
     clip: Annotated[float, Field(ge=0)] = 0.0
     precision: Precision = "auto"
+
+    def changes(self) -> dict[str, float]:
+        """What is done to views beside cutting them, without what is not done."""
+        told = {"mixup": self.mixup, "jitter": self.jitter, "erase": self.erase}
+        return {name: value for name, value in told.items() if value}
 
     def recipe(self, epochs: int, *, seed: int, rate: float = 1.0, distil: float = 0.0) -> Recipe:
         """A recipe of so many epochs; `rate` multiplies the learning rate."""

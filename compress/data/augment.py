@@ -15,7 +15,7 @@ from .loader import PhotoCache
 
 @dataclass(frozen=True)
 class Augment:
-    """How regions are drawn.
+    """How views are drawn.
 
     Attributes:
         scale: smallest and largest area of a random-resized crop, as a share of its region.
@@ -25,12 +25,17 @@ class Augment:
             the whole photo (the paper mixes the same three).
         mixup: each photo is mixed with another by a share from Beta(mixup, mixup) (Zhang et al.
             2018); 0 is not at all.
+        jitter: brightness, contrast and saturation of a view are multiplied by a factor each,
+            between 1 - jitter and 1 + jitter.
+        erase: probability that a part of a view is blank (random erasing, Zhong et al. 2020).
     """
 
     scale: tuple[float, float] = (0.35, 1.0)
     ratio: float = 4 / 3
     predicted: float = 0.6
     mixup: float = 0.0
+    jitter: float = 0.0
+    erase: float = 0.0
 
 
 ALL = slice(None)

@@ -25,7 +25,7 @@ def train_base(one: Compression) -> Done:
         "spec": spec.to_json(),
         "recipe": recipe.to_json(),
         "scale": settings.train.scale,
-        **({"mixup": settings.train.mixup} if settings.train.mixup else {}),
+        **settings.train.changes(),
         "photos": photos_fingerprint(one.material.fit),
         "held": photos_fingerprint(one.material.held),
     }

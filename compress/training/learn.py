@@ -65,7 +65,7 @@ class Compression:
     def augment(self) -> Augment:
         """How training photos are varied."""
         table = self.settings.train
-        return Augment((table.scale, 1.0), predicted=table.predicted, mixup=table.mixup)
+        return Augment((table.scale, 1.0), predicted=table.predicted, **table.changes())
 
     def crop_inputs(self) -> dict[str, Any]:
         """What decides a training on predicted crops, beside the predictor and the sizes."""

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from ...runner.spec import Preprocess
 from ..data.augment import ALL, Augment, cut_views, draw_regions, mixing
 from ..data.loader import PhotoCache
+from ..data.looks import changed, draw_looks
 from ..data.pixels import normalise
 from ..machine.devices import enough_memory, placed, sent
 from ..recipe import Recipe
@@ -107,15 +108,23 @@ class ClassifyTask(CachedTask):
         side = self._side(share)
         drawn = side if self.teacher is None else max(side, self.teacher.resolution)
         regions = draw_regions(indices, self.augment, generator, self.crops)[part]
+        looks = draw_looks(len(indices), self.augment, generator)
+        looks = None if looks is None else looks[part]
         mixed = mixing(len(indices), self.augment.mixup, generator, part)
         own = indices[part]
         keys = None
         if self.teacher is not None and self.teacher.memory is not None and mixed is None:
-            viewed = zip(own.tolist(), regions, strict=True)
-            keys = tuple(view_key(*view, drawn) for view in viewed)
-        return lambda: Views(
-            cut_views(self.cache, own, regions, drawn), self.cache.targets[own], side, mixed, keys
-        )
+            changes = [()] * len(own) if looks is None else looks.tolist()
+            viewed = zip(own.tolist(), regions, changes, strict=True)
+            keys = tuple(view_key(index, (*region, *look), drawn) for index, region, look in viewed)
+
+        def make() -> Views:
+            views = cut_views(self.cache, own, regions, drawn)
+            if looks is not None:
+                views = changed(views, looks, self.preprocess.mean)
+            return Views(views, self.cache.targets[own], side, mixed, keys)
+
+        return make
 
     def ready(self, drawn: Views) -> tuple[Tensor, Any]:
         """Inputs, with classes and the teacher's logits of the same views."""

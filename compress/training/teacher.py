@@ -20,8 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.augment import Region
-
 KEY_BYTES = 16
 MOST_BYTES = 64 * 2**20
 """Kept at most, of all students' views together."""
@@ -56,9 +54,13 @@ class Teacher:
         return told if self.memory is None or keys is None else self.memory.keep(keys, told)
 
 
-def view_key(index: int, region: Region, side: int) -> bytes:
-    """Tells a view, cut to `side` pixels, from all others of the same photos."""
-    packed = struct.pack("<qq4d", index, side, *region)
+def view_key(index: int, drawn: Sequence[float], side: int) -> bytes:
+    """Tells a view, cut to `side` pixels, from all others of the same photos.
+
+    Args:
+        drawn: its region, and its look where that is not the photo's own.
+    """
+    packed = struct.pack(f"<qq{len(drawn)}d", index, side, *drawn)
     return hashlib.blake2b(packed, digest_size=KEY_BYTES).digest()
 
 

@@ -60,9 +60,11 @@ def _keys(count: int, first: int = 0) -> list[bytes]:
     return [view_key(first + i, (0.0, 0.0, 1.0, 1.0), 32) for i in range(count)]
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
 def test_the_second_student_asks_nothing_and_learns_the_same(
-    task: ClassifyTask, tmp_path: Path
+    task: ClassifyTask, tmp_path: Path, jitter: float
 ) -> None:
+    task = replace(task, augment=replace(task.augment, jitter=jitter))
     networks, counts = [], []
     for number in range(2):
         asked = Asked()
@@ -116,6 +118,18 @@ def test_there_is_an_end_to_what_is_kept(tmp_path: Path, monkeypatch: pytest.Mon
     assert memory.recall(_keys(4)) is not None
     assert memory.recall(_keys(2, 4)) is None
     assert sum(file.stat().st_size for file in tmp_path.glob("taught-*")) == 4 * record
+
+
+def test_views_of_other_looks_are_asked_for(task: ClassifyTask, tmp_path: Path) -> None:
+    asked = Asked()
+    for number, jitter in enumerate((0.0, 0.2, 0.3)):
+        augment = replace(task.augment, jitter=jitter)
+        taught = replace(
+            task, augment=augment, teacher=Teacher(asked, 48, Memory(tmp_path, "a0", 2))
+        )
+        recipe = replace(RECIPE, epochs=1)
+        train(_network(), taught, recipe, tmp_path / f"checkpoint{number}", "shapes")
+    assert asked.views == 3 * task.size
 
 
 _edge = st.floats(0, 1)

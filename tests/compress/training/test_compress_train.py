@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edgecompress import events
 from edgecompress.compress.cropping.box_task import BoxTask
-from edgecompress.compress.data.augment import Augment
+from edgecompress.compress.data.augment import ALL, Augment
 from edgecompress.compress.data.loader import load_cache, runner_inputs
 from edgecompress.compress.data.photos import image_folder
 from edgecompress.compress.networks.network import NetworkSpec
@@ -268,6 +268,29 @@ def test_mixing_does_not_stop_it_from_learning(shapes, tmp_path: Path) -> None:
     plain = _task(shapes)
     task = replace(plain, augment=replace(plain.augment, mixup=0.2))
     recipe = replace(RECIPE, epochs=8, rate=0.02, ema=0.9)
+    outcome = train(_network(), task, recipe, tmp_path / "checkpoint", "shapes")
+    assert outcome.measures[-1] >= 0.9
+
+
+def test_looks_change_before_a_step_sees_them_and_belong_to_their_photos(shapes) -> None:
+    plain = _task(shapes)
+    task = replace(plain, augment=replace(plain.augment, jitter=0.4, erase=0.5))
+    indices = torch.arange(12)
+
+    def drawn(task, part: slice = ALL):
+        return task.draw(indices, torch.Generator().manual_seed(5), 1.0, part)().views
+
+    whole = drawn(task)
+    assert (whole != drawn(plain)).flatten(1).any(1).all()
+    assert torch.equal(whole, drawn(task))
+    # A process that has part of the photos sees them as a single one would.
+    assert torch.equal(whole[5:9], drawn(task, slice(5, 9)))
+
+
+def test_looks_do_not_stop_it_from_learning(shapes, tmp_path: Path) -> None:
+    plain = _task(shapes)
+    task = replace(plain, augment=replace(plain.augment, jitter=0.3, erase=0.25))
+    recipe = replace(RECIPE, epochs=8, rate=0.02)
     outcome = train(_network(), task, recipe, tmp_path / "checkpoint", "shapes")
     assert outcome.measures[-1] >= 0.9
 
