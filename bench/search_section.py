@@ -68,6 +68,8 @@ class Trial(BaseModel):
     macs: Amount
     cost: Amount
     held_out: Share
+    lost: Annotated[float, Field(ge=-1, le=1)] | None = None
+    error: Share = 0.0
 
 
 class Law(BaseModel):
@@ -131,16 +133,19 @@ def section_values(compression: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def contribution_rows(measured: Shrinking) -> list[tuple[str, str, str, str]]:
-    """What was shrunk, what it saved, the accuracy, and its share of what is to be saved."""
+def contribution_rows(measured: Shrinking) -> list[tuple[str, str, str, str, str]]:
+    """What was shrunk, what it saved, the accuracy, what was lost, and the dimension's share of
+    what is to be saved."""
     reference = next(point for point in measured.points if point.dimension is None)
     made = []
     for point in measured.points:
-        name, share = point.dimension, ""
+        name, share, lost = point.dimension, "", ""
+        if name is not None and point.lost is not None:
+            lost = f"{100 * point.lost:.1f} {_either_fine(point.error)} points"
         if name is not None:
             share = f"{_percent(measured.exponents[name])} {_either(measured.errors[name])}"
         saved = text.percent(1 - point.cost / reference.cost)
-        made.append((name or "nothing", saved, text.percent(point.held_out), share))
+        made.append((name or "nothing", saved, text.percent(point.held_out), lost, share))
     return made
 
 

@@ -1,10 +1,12 @@
-"""The law of shrinking: what it costs in accuracy to take so much from one dimension.
+"""The law of shrinking: what it costs to take so much from one dimension.
 
 Short trainings of the network shrunk in one dimension alone, a little and more, and one of the
-network as it is say what a cut costs. A cut is the logarithm of what it leaves, in multiplications:
-halving the side is a cut of 2 ln 2. Accuracy is taken to be lost in proportion to the cut until the
-first one that was tried, and from there in another proportion: as many times more as fits all
-dimensions best. What several cuts lose together is the sum.
+network as it is say what a cut loses: in the mean probability of the right class, on photos held
+out. Top-1 counts the photos only that change sides, and tells dimensions apart half as well. A cut
+is the logarithm of what it leaves, in multiplications: halving the side is a cut of 2 ln 2. What it
+loses is taken to be in proportion to the cut until the first one that was tried, and from there in
+another proportion: as many times more as fits all dimensions best. What several cuts lose together
+is the sum.
 
 One power of the cut would be smoother, but says too much: where a quarter of the MACs loses four
 times what a half does, it is 2, and the first steps of each dimension are nearly free, so that a
@@ -32,6 +34,7 @@ STRAIGHT = 1.0
 """The bend where each dimension was tried once, which says nothing of it."""
 LEAST_BEND, MOST_BEND = 0.25, 8.0
 _BENDS = 241
+_LEAST_LOST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,16 @@ class TrialPoint:
 
     Attributes:
         dimension: what was shrunk; None for the reference.
-        accuracy: on photos held out, after the trial's training.
-        photos: how many those were.
+        lost: probability of the right class, that the reference gives photos held out more than
+            this network does after the trial's training; their mean.
+        error: its standard error: over differences photo by photo.
         cost: of one photo; None is its MACs.
     """
 
     dimension: Dimension | None
     spec: NetworkSpec
-    accuracy: float
-    photos: int
+    lost: float = 0.0
+    error: float = 0.0
     cost: float | None = None
 
     @property
@@ -62,7 +66,7 @@ class Line:
     """What one dimension loses.
 
     Attributes:
-        slope: accuracy lost by a cut of 1, up to the knee.
+        slope: what is lost by a cut of 1, up to the knee.
         knee: the smallest cut that was tried; further ones lose `Law.bend` times as much.
         end: the largest that was tried.
     """
@@ -87,7 +91,7 @@ class Law:
     measured: bool = False
 
     def lost(self, cuts: Mapping[Dimension, float]) -> float:
-        """Accuracy that these cuts lose together, at least 0."""
+        """What these cuts lose together, at least 0: mean probability of the right class."""
         return sum(
             self.lines[name].slope * _bent(cut, self.lines[name].knee, self.bend)
             for name, cut in cuts.items()
@@ -126,19 +130,17 @@ def cut_of(base: NetworkSpec, spec: NetworkSpec, dimension: Dimension) -> float:
 def fit_law(points: Sequence[TrialPoint]) -> Law:
     """The law that measured points obey best, by least squares.
 
-    A loss below the accuracy's standard error counts as that error: fewer photos cannot tell. A
+    A loss below its standard error counts as that error: fewer photos cannot tell. A
     dimension that saved nothing (a network of one block a stage has no depth to give) is not cut.
 
     Raises:
         UsageError: no dimension saves anything.
     """
-    reference = _reference(points)
-    floor = max(standard_error(reference.accuracy, reference.photos), 1e-3)
     seen: dict[Dimension, list[tuple[float, float]]] = {}
     for point, cut in _cuts(points):
-        lost = max(reference.accuracy - point.accuracy, floor)
-        seen.setdefault(_named(point), []).append((cut, lost))
+        seen.setdefault(_named(point), []).append((cut, max(point.lost, point.error, _LEAST_LOST)))
     if not seen:
+        reference = _reference(points)
         raise UsageError(
             f"{reference.spec.family} cannot be shrunk from {reference.spec.macs} MACs",
             "start from a larger base network",
@@ -191,11 +193,6 @@ def _cuts(points: Sequence[TrialPoint]) -> Iterator[tuple[TrialPoint, float]]:
         cut = cut_of(reference.spec, point.spec, point.dimension)
         if cut > _NOTHING:
             yield point, cut
-
-
-def standard_error(accuracy: float, photos: int) -> float:
-    """Of an accuracy that was counted on so many photos."""
-    return math.sqrt(accuracy * (1 - accuracy) / max(photos, 1))
 
 
 def rates(points: Sequence[TrialPoint]) -> dict[Dimension, float]:

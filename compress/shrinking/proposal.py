@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from edgecompress.errors import UsageError
 
@@ -23,10 +26,10 @@ from .shrink import (
     shapes,
     trial_specs,
 )
-from .trial import Trial, run_trials
+from .trial import Trial, chances, run_trials
 
 MACS = "MACs"
-RECORD = 4
+RECORD = 5
 """Of the shrink step's result."""
 
 
@@ -99,15 +102,16 @@ def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> D
     done = run_trials(one, [trial for _, trial in trials], "trials of each dimension")
 
     def work(_: str) -> dict[str, Any]:
+        told = [chances(one, trial) for _, trial in trials]
         points = [
             TrialPoint(
                 dimension=dimension,
                 spec=trial.spec,
-                accuracy=step.result["held_out"],
-                photos=step.result["photos"],
+                lost=float(less.mean()),
+                error=float(less.std()) / math.sqrt(len(less)),
                 cost=None if price.cost is None else price.cost(trial.spec),
             )
-            for (dimension, trial), step in zip(trials, done, strict=True)
+            for (dimension, trial), less in zip(trials, told[0] - np.stack(told), strict=True)
         ]
         law = fit_law(points)
         follows = AS_MACS if price.cost is None else rates(points)
@@ -119,10 +123,13 @@ def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> D
                     "spec": point.spec.to_json(),
                     "macs": point.spec.macs,
                     "cost": point.paid,
-                    "held_out": point.accuracy,
-                    "photos": point.photos,
+                    "held_out": step.result["held_out"],
+                    "photos": step.result["photos"],
+                    "chance": round(float(chance.mean()), 6),
+                    "lost": round(point.lost, 6),
+                    "error": round(point.error, 6),
                 }
-                for point in points
+                for point, chance, step in zip(points, told, done, strict=True)
             ],
             "cost": price.name,
             "law": law.to_json(),

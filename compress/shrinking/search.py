@@ -13,12 +13,13 @@ place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..networks.network import NetworkSpec
-from .law import Dimension, standard_error
+from .law import Dimension
 from .shrink import (
     INNER_STEPS,
     SIDE_STEP,
@@ -62,7 +63,7 @@ class Point:
     @property
     def error(self) -> float:
         """The accuracy's standard error."""
-        return standard_error(self.accuracy, self.photos)
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / max(self.photos, 1))
 
     def to_json(self) -> dict[str, Any]:
         """All of it, for the record."""

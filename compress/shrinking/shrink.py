@@ -22,7 +22,7 @@ from edgecompress.errors import UsageError
 from ..networks.families import find_family
 from ..networks.foreign import is_foreign
 from ..networks.network import NetworkSpec
-from .law import DIMENSIONS, Dimension, Law, TrialPoint, cut_of, fit_law, standard_error
+from .law import DIMENSIONS, Dimension, Law, TrialPoint, cut_of, fit_law
 
 SIDE_STEP = 8
 SMALLEST_SIDE = 16
@@ -100,7 +100,7 @@ class Plan:
     """A shape with the width that a budget leaves it, estimated.
 
     Attributes:
-        lost: accuracy, by the law.
+        lost: by the law.
         saved: logarithm of the cost that each dimension saves.
         rest: what takes up the rest of the budget: width, or inner width.
     """
@@ -243,21 +243,15 @@ def exponent_errors(
     rates: Mapping[Dimension, float] = AS_MACS,
     draws: int = 400,
 ) -> dict[Dimension, float]:
-    """The standard error of each exponent that follows from the accuracies' own.
+    """The standard error of each exponent that follows from those of what was lost.
 
-    Each accuracy is drawn anew within its standard error, with the same numbers every time. That
-    networks are measured on the same photos makes their differences surer than is assumed here.
+    Each loss is drawn anew within its standard error, with the same numbers every time.
     """
     draw = random.Random(0)
     drawn: dict[Dimension, list[float]] = {}
     for _ in range(draws):
-        moved = [
-            replace(p, accuracy=draw.gauss(p.accuracy, standard_error(p.accuracy, p.photos)))
-            for p in points
-        ]
-        # The reference's own accuracy sets the floor: it stays a share.
-        clamped = [replace(p, accuracy=min(max(p.accuracy, 0.0), 1.0)) for p in moved]
-        for name, share in exponents(found, fit_law(clamped), rates).items():
+        moved = [replace(point, lost=draw.gauss(point.lost, point.error)) for point in points]
+        for name, share in exponents(found, fit_law(moved), rates).items():
             drawn.setdefault(name, []).append(share)
     return {name: statistics.pstdev(values) for name, values in drawn.items()}
 

@@ -8,15 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgecompress.errors import UsageError
 from edgecompress.files import sha256_json
 
+from ...runner.cascade import softmax
 from ..config import CompressConfig
+from ..machine import ddp
 from ..machine.trials import find_pool, map_trials
 from ..networks.foreign.source import FOLDERS
 from ..networks.network import NetworkSpec
 from ..training.learn import Compression, inherited, train_classifier
-from ..training.material import Material
+from ..training.material import Material, centred
+from ..training.tasks import run_batched
 from ..training.train import Recipe
 from ..training.workbook import Done, NotDoneError, Workbook
 
@@ -111,6 +116,19 @@ def run_trial(item: tuple[Setup, Trial]) -> Done:
         start=start,
         teacher=trial.teacher,
     )
+
+
+def chances(one: Compression, trial: Trial) -> np.ndarray:
+    """The probability that a trained network gives to the class of each photo held out `[n]`."""
+
+    def told() -> np.ndarray:
+        spec, network = one.load(trial.name)
+        held = one.material.held_inputs(spec.resolution, centred)
+        logits = run_batched(network, held.inputs, one.material.preprocess).numpy()
+        return softmax(logits)[np.arange(len(logits)), held.wanted.numpy()]
+
+    # Of several processes on different hardware, all have to go on with the same law.
+    return ddp.decided(told)
 
 
 def _setup(one: Compression) -> Setup:

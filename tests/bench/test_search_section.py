@@ -67,15 +67,22 @@ def compression() -> dict[str, Any]:
     alone = Hunt(None, base, "member100", parse_budget(1), BASE, count_macs, "MACs")  # type: ignore
     members.append(alone.record([], None, "the base itself"))
     measured = [
-        TrialPoint(None, BASE, 0.9, 400),
-        TrialPoint("width", _spec(0.0625, 64), 0.8, 400),
-        TrialPoint("resolution", _spec(0.125, 48), 0.7, 400),
+        TrialPoint(None, BASE),
+        TrialPoint("width", _spec(0.0625, 64), 0.1, 0.015),
+        TrialPoint("resolution", _spec(0.125, 48), 0.2, 0.02),
     ]
     law = fit_law(measured)
     found = shapes(BASE, law)
     shrink = {
         "points": [
-            {"dimension": p.dimension, "macs": p.spec.macs, "cost": p.paid, "held_out": p.accuracy}
+            {
+                "dimension": p.dimension,
+                "macs": p.spec.macs,
+                "cost": p.paid,
+                "held_out": 0.9 - p.lost,
+                "lost": p.lost,
+                "error": p.error,
+            }
             for p in measured
         ],
         "cost": "MACs",
@@ -103,9 +110,18 @@ def test_every_point_is_told(compression: dict[str, Any]) -> None:
     assert told[5][3].endswith("ms")
     table = contribution_rows(read_shrinking(compression))  # type: ignore[arg-type]
     assert [row[0] for row in table] == ["nothing", "width", "resolution"]
-    shares = [int(row[3].split()[0]) for row in table[1:]]
+    shares = [int(row[4].split()[0]) for row in table[1:]]
     assert sum(shares) in (99, 100, 101)
-    assert "±" in table[1][3]
+    assert "±" in table[1][4]
+    assert [row[3] for row in table] == ["", "10.0 ± 1.5 points", "20.0 ± 2.0 points"]
+
+
+def test_records_without_what_was_lost_are_read(compression: dict[str, Any]) -> None:
+    """Of an earlier version, which went by top-1."""
+    for point in compression["steps"]["shrink"]["points"]:
+        del point["lost"], point["error"]
+    table = contribution_rows(read_shrinking(compression))  # type: ignore[arg-type]
+    assert [row[3] for row in table] == [""] * 3
 
 
 def test_the_plot_has_every_point_in_its_frame(compression: dict[str, Any]) -> None:

@@ -86,6 +86,9 @@ def test_the_folder_is_complete_and_runs(finished: Path, shapes) -> None:
     assert compression["steps"]["predictor"]["held_out"] > 0
     points = compression["steps"]["shrink"]["points"]
     assert [point["dimension"] for point in points] == [None, *DIMENSIONS]
+    for point in points:
+        assert point["lost"] == pytest.approx(points[0]["chance"] - point["chance"], abs=2e-6)
+        assert (point["error"] > 0) == (point["dimension"] is not None)
     assert compression["variants"]["crop"]["curve"]
 
 

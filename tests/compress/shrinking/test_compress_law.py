@@ -27,15 +27,14 @@ from edgecompress.compress.shrinking.shrink import trial_specs
 from edgecompress.errors import UsageError
 
 BASE = NetworkSpec("resnet18", 1.0, 1.0, 128, 10)
-PHOTOS = 1_000_000  # so many that the standard error does not count
 
 
-def points(lost: dict[Dimension, float], photos: int = PHOTOS, share: float = 0.5):
+def points(lost: dict[Dimension, float], error: float = 0.0, share: float = 0.5):
     """One trial a dimension, with what each lost."""
     trials = trial_specs(BASE, share)
     return [
-        TrialPoint(None, BASE, 0.8, photos),
-        *(TrialPoint(name, trials[name], 0.8 - lost[name], photos) for name in DIMENSIONS),
+        TrialPoint(None, BASE),
+        *(TrialPoint(name, trials[name], lost[name], error) for name in DIMENSIONS),
     ]
 
 
@@ -74,11 +73,8 @@ def test_points_that_obey_a_law_give_it_back(
     obeyed = Law({n: Line(slopes[n], min(ends[n]), max(ends[n])) for n in DIMENSIONS}, bend)
     lost = [obeyed.lost({name: cut}) for name, cut in cuts]
     assume(min(lost) > 0.002)
-    points = [
-        TrialPoint(name, spec, 0.9 - loss, PHOTOS)
-        for (name, spec), loss in zip(trials, lost, strict=True)
-    ]
-    law = fit_law([TrialPoint(None, BASE, 0.9, PHOTOS), *points])
+    points = [TrialPoint(name, spec, loss) for (name, spec), loss in zip(trials, lost, strict=True)]
+    law = fit_law([TrialPoint(None, BASE), *points])
     assert law.measured == (len(kept) > 1)
     assert law.bend == pytest.approx(bend, rel=0.01)
     for name, cut in cuts:
@@ -110,9 +106,9 @@ def test_one_bend_is_shared_and_bounded() -> None:
 
 
 def test_noise_is_not_taken_for_a_gain() -> None:
-    # On 100 photos one cannot tell -2 points from +1: both count as the standard error, 4 points.
+    # With a standard error of 4 points one cannot tell -2 from +1: both count as 4.
     lost: dict[Dimension, float] = {"depth": -0.02, "width": 0.01, "inner": 0, "resolution": 0.03}
-    law = fit_law(points(lost, photos=100))
+    law = fit_law(points(lost, error=0.04))
     for name, line in law.lines.items():
         assert law.lost({name: line.knee}) == pytest.approx(0.04)
 
@@ -120,8 +116,8 @@ def test_noise_is_not_taken_for_a_gain() -> None:
 def test_what_saves_nothing_is_not_cut() -> None:
     thin = NetworkSpec("resnet18", 1.0, 0.5, 128, 10)
     trials = trial_specs(thin, 0.5)
-    measured = [TrialPoint(None, thin, 0.8, PHOTOS)]
-    measured += [TrialPoint(name, trials[name], 0.7, PHOTOS) for name in DIMENSIONS]
+    measured = [TrialPoint(None, thin)]
+    measured += [TrialPoint(name, trials[name], 0.1) for name in DIMENSIONS]
     assert set(fit_law(measured).lines) == {"width", "inner", "resolution"}
     with pytest.raises(UsageError, match="cannot be shrunk"):
         fit_law(measured[:1])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from edgecompress import events
 from edgecompress.compress.cascading.evaluate import evaluate
 from edgecompress.compress.config import CompressConfig
 from edgecompress.compress.data.photos import image_folder
+from edgecompress.compress.data.pixels import normalise
 from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.compress.plan import compress_photos
 from edgecompress.compress.shrinking.proposal import Price, measure_shrinking, propose_members
@@ -30,7 +33,7 @@ from edgecompress.compress.shrinking.search import (
 from edgecompress.compress.shrinking.searching import search_members
 from edgecompress.compress.training.classifiers import train_base
 from edgecompress.compress.training.learn import Compression
-from edgecompress.compress.training.material import gather
+from edgecompress.compress.training.material import centred, gather
 from edgecompress.compress.training.workbook import Done, Workbook
 from edgecompress.errors import UsageError
 
@@ -190,6 +193,25 @@ def test_the_search_can_be_left_out_or_be_too_small() -> None:
     for wrong in ({"search": 3}, {"shares": [0.5, 0.5]}, {"workers": 0}, {"workers": "many"}):
         with pytest.raises(ValueError, match="shrink"):
             CompressConfig.model_validate({"shrink": wrong})
+
+
+def test_what_a_cut_loses_is_counted_photo_by_photo(shapes, tmp_path: Path) -> None:
+    one = _opened(shapes, tmp_path / "w")
+    points = measure_shrinking(one, train_base(one)).result["points"]
+    given = []
+    for point in points:
+        name = "trial-" + (point["dimension"] or "reference")
+        spec, network = one.load(name)
+        assert spec.to_json() == point["spec"]
+        held = one.material.held_inputs(spec.resolution, centred)
+        with torch.no_grad():
+            logits = network(normalise(held.inputs, one.material.preprocess))
+        given.append(logits.softmax(1).gather(1, held.wanted[:, None])[:, 0])
+        lost = given[0] - given[-1]
+        assert point["chance"] == pytest.approx(given[-1].mean().item(), abs=1e-5)
+        assert point["lost"] == pytest.approx(lost.mean().item(), abs=1e-5)
+        error = lost.std(correction=0).item() / math.sqrt(len(lost))
+        assert point["error"] == pytest.approx(error, abs=1e-5)
 
 
 @pytest.mark.slow

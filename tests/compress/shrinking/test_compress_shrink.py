@@ -49,11 +49,11 @@ def _lost(law: Law, base: NetworkSpec, spec: NetworkSpec) -> float:
     return law.lost({name: cut_of(base, spec, name) for name in law.lines})
 
 
-def _points(lost: dict[Dimension, float], photos: int) -> list[TrialPoint]:
+def _points(lost: dict[Dimension, float], error: float) -> list[TrialPoint]:
     trials = trial_specs(BASE, 0.5)
     return [
-        TrialPoint(None, BASE, 0.8, photos),
-        *(TrialPoint(name, trials[name], 0.8 - lost[name], photos) for name in DIMENSIONS),
+        TrialPoint(None, BASE),
+        *(TrialPoint(name, trials[name], lost[name], error) for name in DIMENSIONS),
     ]
 
 
@@ -198,8 +198,8 @@ def test_exponents_add_up_and_more_photos_make_them_surer() -> None:
         "resolution": 0.06,
     }
     errors = []
-    for photos in (300, 300_000):
-        points = _points(lost, photos)
+    for error in (0.023, 0.0007):
+        points = _points(lost, error)
         law = fit_law(points)
         found = shapes(BASE, law)
         shares = exponents(found, law)
