@@ -47,7 +47,9 @@ def changed(views: Tensor, looks: Tensor, filling: tuple[float, float, float]) -
     pixels = views.to(torch.float32)
     told = sent(looks.to(torch.float32), views.device)[..., None, None]
     brightness, contrast, saturation = (told[:, i : i + 1] for i in range(3))
-    grey = (pixels * pixels.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+    # Numbers, not tensors: a GPU would wait for these to be copied.
+    red, green, blue = (share * pixels[:, c : c + 1] for c, share in enumerate(_LUMA))
+    grey = red + green + blue
     # All three are linear: one product a pixel, and a shade for all three colours of it.
     mean = grey.mean((2, 3), keepdim=True)
     scale = brightness * contrast
@@ -56,6 +58,7 @@ def changed(views: Tensor, looks: Tensor, filling: tuple[float, float, float]) -
     centres = (torch.arange(views.shape[-1], device=views.device) + 0.5) / views.shape[-1]
     left, top, right, bottom = (told[:, i, :, 0] for i in range(3, 7))
     across, down = (left <= centres) & (centres < right), (top <= centres) & (centres < bottom)
-    blank = (down[:, :, None] & across[:, None, :])[:, None]
-    pixels = torch.where(blank, pixels.new_tensor(filling)[:, None, None], pixels)
+    blank = down[:, :, None] & across[:, None, :]
+    for channel, value in enumerate(filling):
+        pixels[:, channel].masked_fill_(blank, value)
     return pixels.round_().clamp_(0, 255).to(torch.uint8)

@@ -2,10 +2,11 @@
 
 Short trainings of the network shrunk in one dimension alone, a little and more, and one of the
 network as it is say what a cut loses: in the mean probability of the right class, on photos held
-out. Top-1 counts only photos that change sides, and is noisier for it. A cut is the logarithm of what it leaves, in multiplications: halving the side is a cut of 2 ln 2. What it
-loses is taken to be in proportion to the cut until the first one that was tried, and from there in
-another proportion: as many times more as fits all dimensions best. What several cuts lose together
-is the sum.
+out. Top-1 counts only photos that change sides, and is noisier for it. A cut is the logarithm of
+what it leaves, in multiplications: halving the side is a cut of 2 ln 2. What it loses is taken to
+be in proportion to the cut until the first one that was tried, and from there in another
+proportion: as many times more as fits all dimensions best. What several cuts lose together is the
+sum.
 
 One power of the cut would be smoother, but says too much: where a quarter of the MACs loses four
 times what a half does, it is 2, and the first steps of each dimension are nearly free, so that a
