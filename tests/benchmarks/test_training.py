@@ -34,11 +34,13 @@ def task(make_shapes: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     return ClassifyTask(cache, SIDE, IMAGENET_PIXELS, Augment(), NOTHING)
 
 
-def test_views(benchmark: Any, task: ClassifyTask) -> None:
+@pytest.mark.parametrize("looks", [False, True])
+def test_views(benchmark: Any, task: ClassifyTask, looks: bool) -> None:
     generator, indices = torch.Generator().manual_seed(0), torch.arange(BATCH)
+    varied = replace(task, augment=Augment(jitter=0.3, erase=0.25) if looks else Augment())
 
     def views() -> Any:
-        return task.draw(indices, generator)()
+        return varied.draw(indices, generator)()
 
     drawn = benchmark(views)
     assert drawn.views.shape == (BATCH, 3, SIDE, SIDE)
