@@ -44,21 +44,26 @@ def changed(views: Tensor, looks: Tensor, filling: tuple[float, float, float]) -
         looks: `[n, 7]` of `draw_looks`, on the CPU.
         filling: what blank pixels are, red, green and blue in 0..255.
     """
-    pixels = views.to(torch.float32)
-    told = sent(looks.to(torch.float32), views.device)[..., None, None]
-    brightness, contrast, saturation = (told[:, i : i + 1] for i in range(3))
-    # Numbers, not tensors: a GPU would wait for these to be copied.
-    red, green, blue = (share * pixels[:, c : c + 1] for c, share in enumerate(_LUMA))
-    grey = red + green + blue
-    # All three are linear: one product a pixel, and a shade for all three colours of it.
-    mean = grey.mean((2, 3), keepdim=True)
-    scale = brightness * contrast
-    shade = grey * (scale * (1 - saturation)) + mean * (brightness * (1 - contrast))
-    pixels.mul_(scale * saturation).add_(shade)
-    centres = (torch.arange(views.shape[-1], device=views.device) + 0.5) / views.shape[-1]
-    left, top, right, bottom = (told[:, i, :, 0] for i in range(3, 7))
-    across, down = (left <= centres) & (centres < right), (top <= centres) & (centres < bottom)
-    blank = down[:, :, None] & across[:, None, :]
-    for channel, value in enumerate(filling):
-        pixels[:, channel].masked_fill_(blank, value)
-    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+    side = views.shape[-1]
+    pixels = views.to(torch.float32).flatten(2)
+    told = sent(torch.cat(_linear(looks), dim=2).to(torch.float32), views.device)
+    matrix, of_means = told.split(3, dim=2)
+    offset = torch.bmm(of_means, pixels.mean(2, keepdim=True)) + 0.5  # fractions are cut off below
+    pixels = torch.baddbmm(offset, matrix, pixels).clamp_(0, 255)
+    result = pixels.to(torch.uint8).view_as(views)
+    # Pixels whose centre is in the part.
+    corners = (looks[:, 3:] * side - 0.5).ceil().int().tolist()
+    for view, (left, top, right, bottom) in zip(result, corners, strict=True):
+        if right > left and bottom > top:
+            for channel, value in zip(view, filling, strict=True):
+                channel[top:bottom, left:right] = round(value)
+    return result
+
+
+def _linear(looks: Tensor) -> tuple[Tensor, Tensor]:
+    """What makes a view's new colours out of its own, `[n, 3, 3]`, and what is added to them out of
+    its mean colours, `[n, 3, 3]`: all three changes are linear."""
+    brightness, contrast, saturation = (looks[:, i, None, None] for i in range(3))
+    grey = looks.new_tensor(_LUMA).expand(3, 3)
+    colours = saturation * torch.eye(3, dtype=looks.dtype) + (1 - saturation) * grey
+    return brightness * contrast * colours, brightness * (1 - contrast) * grey
