@@ -200,6 +200,11 @@ def _overridden(
     from ..compress.budget import is_budget
 
     times = [one for one in budgets if not is_budget(one)]
+    if bare := [one for one in times if one[-1:].isdigit()]:
+        raise UsageError(
+            f"--budget {bare[0]}: of what?",
+            f"{bare[0]}x of the base's MACs, for a network; or {bare[0]}s, to tune for",
+        )
     if len(times) > 1:
         raise UsageError(
             f"--budget: {' and '.join(times)} are two times to tune for", "give one of them"

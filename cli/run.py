@@ -14,6 +14,7 @@ from edgecompress.errors import BoardError, unknown_name
 from edgecompress.files import sha256_file, sha256_json
 
 from ..rpc import connect
+from ..rpc.connect import no_address
 from ..rpc.lease import lease
 from ..targets import Board, board_names, load_board, require_supported
 from ..targets.inventory import entries
@@ -151,9 +152,11 @@ def usable_board(job: Job, board_name: str) -> str:
     """`board_name`, or the job's fallback where a virtual board cannot run here.
 
     Raises:
-        BoardError: it cannot, and the job names no fallback.
+        BoardError: it cannot, and the job names no fallback; or nobody's board is called so.
     """
     board = require_supported(find_board(board_name))
+    if board.kind == "ssh" and board_name in board_names():
+        raise no_address(board_name)  # now, and not after hours of training
     if board.kind != "virtual" or job.fallback in (None, board_name):
         return board_name
     try:

@@ -30,7 +30,12 @@ def connect(name: str) -> Session:
         from . import virtual
 
         return SshSession(virtual.start(name))
-    raise BoardError(
+    raise no_address(name)
+
+
+def no_address(name: str) -> BoardError:
+    """That a name is one of a sort of boards, which nobody can log in to."""
+    return BoardError(
         f"'{name}' is a sort of board and has no address",
         f"add yours: edgecompress boards add my-{name} --board {name} --host ADDRESS --user USER",
     )

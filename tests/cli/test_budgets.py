@@ -38,6 +38,9 @@ def test_what_cannot_be_is_refused() -> None:
         (job, ("0ms",), "above 0"),
         (job, ("2x",), "at most 1"),
         (job, ("soon",), "soon"),
+        # A share of the base, or seconds to tune for?
+        (job, ("0.5",), "of what"),
+        (job, ("0.25x", "90"), "of what"),
     ]:
         with pytest.raises(UsageError, match=said):
             _asked(wrong, *budgets)

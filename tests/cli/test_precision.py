@@ -190,11 +190,11 @@ def edgecompress(*argv: str | Path) -> subprocess.CompletedProcess[str]:
 def test_what_is_refused_on_the_command_line(tmp_path: Path, shapes: tuple[Path, Path]) -> None:
     job = write_job(tmp_path / "job.toml", shapes)
     refused = edgecompress(
-        "run", job, "--out", tmp_path / "out", "--board", "rpi4b", "--precision", "float16"
+        "run", job, "--out", tmp_path / "out", "--board", "virtual-pi4", "--precision", "float16"
     )
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-2:] == [
-        "error: Raspberry Pi 4 Model B (cortex-a72) has no float16 arithmetic",
+        "error: Virtual Raspberry Pi 4 (arm64 userland under QEMU) (cortex-a72) has no float16 arithmetic",
         "try: give --precision int8 or float32",
     ]
     assert not (tmp_path / "out" / "cascade").exists()

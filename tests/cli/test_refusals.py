@@ -111,6 +111,12 @@ def test_a_sort_of_board_has_no_address() -> None:
     assert "boards add my-rpi4b --board rpi4b" in told
 
 
+def test_a_job_for_a_sort_of_board_ends_before_it_begins(job: Path, tmp_path: Path) -> None:
+    told = refused("run", job, "--out", tmp_path / "out", "--board", "rpi4b", code=4)
+    assert "has no address" in told
+    assert not (tmp_path / "out" / "cascade").exists()
+
+
 def test_a_damaged_inventory() -> None:
     inventory_path().parent.mkdir(parents=True)
     inventory_path().write_text('[boards.lab]\nboard = "rpi4b"\nhost = "-oProxyCommand=x"\n')
