@@ -13,7 +13,7 @@ from . import show
 from .verb import Data, Json, example, verb
 
 Named = Annotated[
-    str, typer.Argument(help="A cascade folder, or a cascade that comes with this package.")
+    str, typer.Argument(help="A cascade folder that has a foreground predictor.")
 ]
 Photos = Annotated[
     str,
