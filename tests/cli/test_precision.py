@@ -194,7 +194,8 @@ def test_what_is_refused_on_the_command_line(tmp_path: Path, shapes: tuple[Path,
     )
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-2:] == [
-        "error: Virtual Raspberry Pi 4 (arm64 userland under QEMU) (cortex-a72) has no float16 arithmetic",
+        "error: Virtual Raspberry Pi 4 (arm64 userland under QEMU) (cortex-a72) has no float16"
+        " arithmetic",
         "try: give --precision int8 or float32",
     ]
     assert not (tmp_path / "out" / "cascade").exists()
