@@ -12,9 +12,7 @@ from edgecompress.files import write_json
 from . import show
 from .verb import Data, Json, example, verb
 
-Named = Annotated[
-    str, typer.Argument(help="A cascade folder that has a foreground predictor.")
-]
+Named = Annotated[str, typer.Argument(help="A cascade folder that has a foreground predictor.")]
 Photos = Annotated[
     str,
     typer.Option(
