@@ -42,10 +42,12 @@ def compress(run: Run) -> None:
             pretrained_cascade(config, run.cascade, run.job.name)
     else:
         from ..compress.data.photos import find_photos
+        from ..compress.networks.weights import weights_identity
         from .cost import job_cost
 
         table = compress_config(run.job)
-        cost = job_cost(run, table.resolved(run.quick))
+        settings = table.resolved(run.quick)
+        cost, weights = job_cost(run, settings), settings.base.weights
         train = find_photos(run.job.data.train or "", run.data)
         validation = find_photos(run.job.data.photos, run.data)
         inputs = {
@@ -54,6 +56,7 @@ def compress(run: Run) -> None:
             "photos": _files(validation),
             "quick": run.quick,
             **({} if cost is None else {"cost": cost.identity}),
+            **({} if weights is None else {"weights": weights_identity(weights)}),
         }
 
         def work() -> None:
@@ -381,7 +384,7 @@ def _files(photos: PhotoSet) -> str:
     """A fingerprint of a photo set that needs no file to be read: names, sizes, targets."""
     sizes = [path.stat().st_size if path.exists() else None for path in photos.paths]
     names = [path.name for path in photos.paths]
-    return sha256_json([photos.name, names, sizes, photos.targets])
+    return sha256_json([photos.name, names, sizes, photos.targets, photos.labels])
 
 
 def _folder(folder: Path) -> dict[str, str]:

@@ -108,6 +108,7 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
         [
             settings.model_dump(mode="json", exclude={"shrink": {"workers"}}),
             photos_fingerprint(one.material.val),
+            one.material.val.labels,
             [variant.fingerprint for variant in variants],
         ]
     )
@@ -177,7 +178,7 @@ def tune_variant(
             recipe=recipe,
             inputs=inputs,
             start=lambda _, name=name: one.load(name)[1],
-            teacher="base",
+            teacher="base" if recipe.distil else None,
             crop=predictor,
         )
     return Variant(

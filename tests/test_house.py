@@ -22,6 +22,7 @@ MAY_IMPORT = {
 }
 COMPRESS = (
     "choices",
+    "likelihood",
     "machine",
     "data",
     "networks",

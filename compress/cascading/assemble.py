@@ -19,6 +19,7 @@ from ..config import CompressConfig
 from ..data.loader import Crop, PhotoCache, runner_inputs, whole
 from ..data.photos import PhotoSet
 from ..data.pixels import normalise
+from ..likelihood import expected_calibration_error
 from ..networks.export import write_cascade
 from ..networks.families import Network
 from ..networks.foreign.source import short_name
@@ -27,7 +28,6 @@ from ..training.material import Material, centred
 from .cascade import Member, OperatingPoint, frontier
 from .chooser import Asked, Chooser, chooser
 from .crossfit import Estimate, Part, estimate, left_out, parts
-from .likelihood import expected_calibration_error
 from .switch import Decision, Tried, decide
 
 CHECKED_PHOTOS = 4

@@ -14,7 +14,7 @@ import numpy as np
 from edgecompress.errors import UsageError
 
 from ...runner.cascade import combine, confidence
-from .likelihood import chances, fit_alpha, fit_temperature
+from ..likelihood import chances, fit_alpha, fit_temperature
 from .thresholds import Judged, Solved, descend, likeliest, solve
 
 LEARNED = "learned"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -166,5 +166,8 @@ def paired(first: Answered, second: Answered, cost: Cost = "macs") -> Paired:
 def mcnemar(lost: int, gained: int) -> float:
     """The two-sided p-value of McNemar's exact test of so many discordant pairs (1947)."""
     n = lost + gained
-    tail = sum(comb(n, k) for k in range(min(lost, gained) + 1))
+    chosen = tail = 1
+    for k in range(1, min(lost, gained) + 1):
+        chosen = chosen * (n - k + 1) // k
+        tail += chosen
     return min(1.0, 2 * tail / 2**n)

@@ -42,6 +42,9 @@ TITLES: Mapping[str, str] = {
 }
 """What people call the methods, in the order of a table."""
 
+RCC_STEP = 2
+"""Pixels between the sides that lower resolution alone may have."""
+
 OTHERS: tuple[Method, ...] = ("resolution", "width", "hrank", "depgraph")
 """The methods that are not our own."""
 
@@ -74,12 +77,15 @@ def built(one: Compression, spec: NetworkSpec) -> Start:
 
 
 def only_resolution(base: NetworkSpec, budget: float) -> NetworkSpec:
-    """The base at the largest side (a multiple of 8) that the budget allows: the paper's RCC.
+    """The base at the largest side (an even one) that the budget allows: the paper's RCC.
+
+    Members have sides of multiples of 8, and their width takes up the rest of a budget. Here is
+    nothing that would.
 
     Raises:
         UsageError: even the smallest side costs more.
     """
-    spec = at_side(base, budget * base.macs, base.resolution)
+    spec = at_side(base, budget * base.macs, base.resolution, step=RCC_STEP)
     if spec is not None:
         return spec
     raise UsageError(
@@ -104,14 +110,14 @@ def start(
     method: Method,
     budget: float,
     *,
-    law: Law,
+    law: Law | None,
     rank_photos: int,
 ) -> Start:
     """The network of a method within a budget, before fine-tuning.
 
     Args:
         budget: share of the base's MACs.
-        law: as compound shrinking has measured it.
+        law: as compound shrinking has measured it; only members below the base need it.
         rank_photos: how many training photos HRank looks at.
 
     Raises:
@@ -125,9 +131,10 @@ def start(
     if method == "width":
         return built(one, only_width(spec, budget))
     if method in ("member", "member-crop"):
-        return built(one, propose(spec, law, budget))
+        return built(one, propose(spec, law or Law({}), budget))
     images = _images(one, spec.resolution, rank_photos)
-    pruned = _pruner(method)(base, spec, images, int(budget * spec.macs))
+    limit = int(budget * spec.macs)
+    pruned = _pruner(method)(base, spec, images, limit, multiple=spec.multiple)
     return Start(pruned.network, spec, pruned.macs, pruned.params, whole=False)
 
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgecompress import events
 from edgecompress.errors import InputError, UsageError
@@ -23,14 +23,15 @@ from edgecompress.files import writing
 
 from ..cascading.cascade import Member, frontier, mean_chance
 from ..cascading.chooser import SPARE, Asked, Chooser
-from ..cascading.likelihood import chances, fit_temperature
 from ..config import CompressConfig, Epochs, MemberShare, Positive, Share, Table, Workers
 from ..cropping.crop_sizes import NEVER_SMALLER, with_sizes
 from ..cropping.foreground import draw_boxes, train_predictor
 from ..data.photos import PhotoSet, photos_fingerprint
+from ..likelihood import chances, fit_temperature
 from ..machine import ddp
 from ..machine.trials import find_pool, map_trials
 from ..networks.export import save_network
+from ..networks.foreign import require_maps
 from ..shrinking.law import Law
 from ..shrinking.proposal import measure_shrinking
 from ..training.classifiers import train_base
@@ -38,7 +39,7 @@ from ..training.learn import Compression, classifying
 from ..training.material import centred, gather
 from ..training.train import train
 from ..training.workbook import Done, NotDoneError, Workbook, locked
-from .baselines import OTHERS, Method, Start, start
+from .baselines import OTHERS, RCC_STEP, Method, Start, start
 
 FULL = "edgecompress"
 """The method of what is chosen among cascades and single members."""
@@ -74,6 +75,12 @@ class ComparisonTable(Table):
     rank_photos: int = Field(default=256, ge=2)
     methods: tuple[Method, ...] = (*OTHERS, "member", "member-crop")
     workers: Workers = "auto"
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if list(self.members) != sorted(set(self.members)):
+            raise ValueError("members: must ascend")
+        return self
 
 
 @dataclass(frozen=True)
@@ -189,12 +196,17 @@ def opened(
 
 
 def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
+    cropped = "member-crop" in table.methods and one.settings.crop != "never"
+    if cropped:
+        spec = one.settings.base
+        require_maps(spec.family, len(one.material.fit.labels), spec.resolution)
     base = train_base(one)
     held, val = _targets(one)
     done = {"base": _judge_base(one, base)}
-    law = measure_shrinking(one, base).result["law"]
-    predictor = None
-    if "member-crop" in table.methods:
+    law = predictor = None
+    with suppress(NotDoneError):
+        law = measure_shrinking(one, base).result["law"]
+    if cropped:
         with suppress(NotDoneError):
             predictor = train_predictor(one, draw_boxes(one, base))
             one, _ = with_sizes(one, predictor)
@@ -203,15 +215,26 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
     for method, budget in in_order(table):
         if method == "member-crop" and predictor is None:
             continue
+        lawful = method.startswith("member") and budget < 1
+        if lawful and law is None:
+            continue
         name = _name(method, budget)
-        with suppress(NotDoneError):
+        try:
             done[name] = _fine_tune(
-                one, name, method, budget, table, law=law, base=base,
+                one, name, method, budget, table, law=law if lawful else None, base=base,
                 predictor=predictor if method == "member-crop" else None,
             )  # fmt: skip
+        except NotDoneError:
+            continue
+        except _NoStartError as error:
+            events.warn(f"seed {one.settings.seed}: {name} is left out: {error}")
     answers = {name: Answers.read(one.book.path(f"{name}.npz")) for name in done}
     maker = _Rows(one, table, done, answers, held, val)
     return maker.all()
+
+
+class _NoStartError(Exception):
+    """A method has no network within a budget; the text says why."""
 
 
 def in_order(table: ComparisonTable) -> list[tuple[Method, float]]:
@@ -262,8 +285,11 @@ def _fine_tune(
 
     def work(fingerprint: str) -> dict[str, Any]:
         events.note(f"seed {settings.seed}: {name}")
-        known = Law.from_json(law)
-        begun = start(one, method, budget, law=known, rank_photos=table.rank_photos)
+        known = None if law is None else Law.from_json(law)
+        try:
+            begun = start(one, method, budget, law=known, rank_photos=table.rank_photos)
+        except UsageError as error:
+            raise _NoStartError(error.message) from None
         teacher = "base" if table.distil else None
         task = classifying(one, begun.spec.resolution, teacher=teacher, crop=crop)
         checkpoint = one.book.path(f"{name}.checkpoint")
@@ -289,12 +315,13 @@ def _fine_tune(
         "method": method,
         "budget": budget,
         "recipe": recipe.to_json(),
-        "law": law if method.startswith("member") else None,
+        "law": law,
         "rank_photos": table.rank_photos if method == "hrank" else None,
         "predictor": predictor.fingerprint if predictor is not None else None,
         "sizes": settings.predictor.sizes if predictor is not None else None,
         "val": photos_fingerprint(material.val),
         **(one.crop_inputs() if predictor is not None else {}),
+        **({"step": RCC_STEP} if method == "resolution" else {}),
     }
     return one.book.step(name, inputs, work, (f"{name}.npz",), (f"{name}.checkpoint",))
 

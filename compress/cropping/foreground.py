@@ -164,6 +164,7 @@ def train_predictor(one: Compression, boxes: Done) -> Done:
         rate=table.rate,
         optimizer="adamw",
         decay=table.decay,
+        precision=settings.train.precision,
         seed=settings.seed,
     )
 

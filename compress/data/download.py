@@ -66,7 +66,10 @@ def download(url: str, target: Path, md5: str) -> None:
 
 
 def _transfer(url: str, target: Path, have: int) -> None:
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    except ValueError as error:
+        raise InputError(f"'{url}' is no address", "give one that begins with https://") from error
     again = "run the same command again: it goes on from where it was"
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:

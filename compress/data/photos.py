@@ -70,8 +70,10 @@ class PhotoSet:
         class that has two)."""
         held: list[int] = []
         order = random.Random(seed)
-        for target in sorted(set(self.targets)):
-            members = [i for i, one in enumerate(self.targets) if one == target]
+        classes: dict[int, list[int]] = {}
+        for index, target in enumerate(self.targets):
+            classes.setdefault(target, []).append(index)
+        for _, members in sorted(classes.items()):
             order.shuffle(members)
             count = min(max(1, round(share * len(members))), len(members) - 1)
             held += members[:count]
@@ -171,14 +173,21 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
             reader = csv.DictReader(stream)
             if not set(columns) <= set(reader.fieldnames or ()):
                 raise InputError(f"{path} lacks a column of: {', '.join(columns)}")
-            return list(reader)
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+    for number, row in enumerate(rows, 1):
+        for column in columns:
+            if not row[column]:
+                raise InputError(
+                    f"{path}: row {number} has no {column}", "give it one, or delete it"
+                )
+    return rows
 
 
 def _index(row: dict[str, str], path: Path) -> int:
     value = row["class_index"]
-    if not value or not value.isdecimal():
+    if not value.isdecimal():
         raise InputError(f"{path}: class_index is {value!r}, not a number from 0")
     return int(value)
 

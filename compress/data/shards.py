@@ -108,7 +108,7 @@ def _write(home: Path, number: int, span: list[int], pixels: Iterator[Tensor | s
     except OSError as error:
         raise InputError(
             f"cannot write decoded photos to {home}: {error.strerror}",
-            'free some space, or keep them in memory: cache = "memory"',
+            'free some space, or keep them in memory: photos = "memory"',
         ) from error
     index = {"size": offset, "places": places, "failed": failed}
     write_json(home / f"{number:05d}.json", index)

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from edgecompress.errors import UsageError
 
 from ..budget import Budget
@@ -26,10 +24,10 @@ from .shrink import (
     shapes,
     trial_specs,
 )
-from .trial import Trial, chances, run_trials
+from .trial import Trial, held_chances, run_trials
 
 MACS = "MACs"
-RECORD = 5
+RECORD = 6
 """Of the shrink step's result."""
 
 
@@ -78,8 +76,9 @@ def shrink_trials(one: Compression, base: Done) -> list[tuple[Dimension | None, 
     for share in sorted(table.shares, reverse=True):
         mark = f"-{100 * share:g}" * (len(table.shares) > 1)
         for name, made in trial_specs(spec, share).items():
-            # A dimension that cannot give more than it did has been tried.
-            if layers_of(made) not in known:
+            # A dimension that cannot give more than it did has been tried; one side of several that
+            # cost the same (a module that takes one only) is none.
+            if made.macs < spec.macs and layers_of(made) not in known:
                 known.add(layers_of(made))
                 specs.append((name, f"{name}{mark}", made))
     return [
@@ -102,7 +101,7 @@ def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> D
     done = run_trials(one, [trial for _, trial in trials], "trials of each dimension")
 
     def work(_: str) -> dict[str, Any]:
-        told = [chances(one, trial) for _, trial in trials]
+        told = held_chances(one, [trial for _, trial in trials])
         points = [
             TrialPoint(
                 dimension=dimension,
@@ -111,7 +110,7 @@ def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> D
                 error=float(less.std()) / math.sqrt(len(less)),
                 cost=None if price.cost is None else price.cost(trial.spec),
             )
-            for (dimension, trial), less in zip(trials, told[0] - np.stack(told), strict=True)
+            for (dimension, trial), less in zip(trials, told[0] - told, strict=True)
         ]
         law = fit_law(points)
         follows = AS_MACS if price.cost is None else rates(points)

@@ -106,6 +106,8 @@ def _moved(spec: NetworkSpec, base: NetworkSpec) -> Iterator[tuple[NetworkSpec, 
         side = spec.resolution + larger * SIDE_STEP
         if depth is not None and SMALLEST_SIDE <= side <= base.resolution:
             moved = replace(spec, depth=depth, resolution=side)
+            if larger and moved.macs == replace(moved, resolution=spec.resolution).macs:
+                continue  # a module that takes one side only: photos of another are resized to it
             yield moved, "inner" if inside else "width"
     if "inner" not in dimensions_of(spec.family):
         return

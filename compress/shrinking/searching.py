@@ -129,7 +129,14 @@ class Hunt:
             "after": after,
         }
         length = "short" if before is None else "long"
-        return Trial(f"search-{self.name}-{key}-{length}", spec, recipe, inputs, after, "base")
+        return Trial(
+            f"search-{self.name}-{key}-{length}",
+            spec,
+            recipe,
+            inputs,
+            after,
+            "base" if recipe.distil else None,
+        )
 
     def record(self, points: Sequence[Point], reached: Point | None, why: str) -> dict[str, Any]:
         """The member's part of the step's result."""

@@ -283,8 +283,8 @@ def propose(
     limit = budget * cost(base)
     if budget > 1:
         larger = at_side(base, limit, round(base.resolution * math.sqrt(budget)), cost)
-        # A base's own side need not be a multiple of 8.
-        return base if larger is None or larger.resolution < base.resolution else larger
+        # A base's own side need not be a multiple of 8, and some modules take that side only.
+        return base if larger is None or larger.macs <= base.macs else larger
     found = shapes(base, law)
     # Measured milliseconds take seconds each: one guess has to do there.
     looks = _LOOKS if cost is count_macs else 1
@@ -295,6 +295,9 @@ def propose(
             if best is not None and (looks == 0 or plan.lost >= best[0]):
                 break
             fill = plan.rest
+            narrowest = replace(plan.spec, **{fill: least[fill]})
+            if cost is count_macs and narrowest.macs > limit:
+                continue  # channels come in eights: some shapes do not get as narrow as estimated
             most = getattr(base, fill)
             spec = widest(plan.spec, limit, cost, most=most, least=least[fill], of=fill)
             if spec is not None and cut_of(base, spec, "inner") <= _deepest(law):
@@ -310,10 +313,11 @@ def propose(
 
 
 def at_side(
-    base: NetworkSpec, limit: float, most: int, cost: Cost = count_macs
+    base: NetworkSpec, limit: float, most: int, cost: Cost = count_macs, step: int = SIDE_STEP
 ) -> NetworkSpec | None:
-    """The base at the largest side up to `most`, a multiple of 8, that costs at most `limit`."""
-    sides = range(most // SIDE_STEP * SIDE_STEP, SMALLEST_SIDE - 1, -SIDE_STEP)
+    """The base at the largest side up to `most`, a multiple of `step`, that costs at most
+    `limit`."""
+    sides = range(most // step * step, SMALLEST_SIDE - 1, -step)
     specs = (replace(base, resolution=side) for side in sides)
     return next((spec for spec in specs if cost(spec) <= limit), None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import numpy as np
 from edgecompress.errors import UsageError
 from edgecompress.files import sha256_json
 
-from ...runner.cascade import softmax
 from ..config import CompressConfig
+from ..likelihood import chances, fit_temperature
 from ..machine import ddp
 from ..machine.trials import find_pool, map_trials
 from ..networks.foreign.source import FOLDERS
@@ -118,14 +119,23 @@ def run_trial(item: tuple[Setup, Trial]) -> Done:
     )
 
 
-def chances(one: Compression, trial: Trial) -> np.ndarray:
-    """The probability that a trained network gives to the class of each photo held out `[n]`."""
+def held_chances(one: Compression, trials: Sequence[Trial]) -> np.ndarray:
+    """The probability that each trained network gives to the class of each photo held out, at the
+    network's likeliest temperature, `[trials, n]`.
+
+    Without a temperature it would tell how sure short trainings leave a network as well: less so of
+    one with fewer blocks.
+    """
 
     def told() -> np.ndarray:
-        spec, network = one.load(trial.name)
-        held = one.material.held_inputs(spec.resolution, centred)
-        logits = run_batched(network, held.inputs, one.material.preprocess).numpy()
-        return softmax(logits)[np.arange(len(logits)), held.wanted.numpy()]
+        held = cache(lambda side: one.material.held_inputs(side, centred))
+        rows = []
+        for spec, network in (one.load(trial.name) for trial in trials):
+            seen = held(spec.resolution)
+            logits = run_batched(network, seen.inputs, one.material.preprocess).numpy()
+            wanted = seen.wanted.numpy()
+            rows.append(chances(logits, wanted, fit_temperature(logits, wanted)))
+        return np.stack(rows)
 
     # Of several processes on different hardware, all have to go on with the same law.
     return ddp.decided(told)

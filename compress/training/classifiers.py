@@ -33,6 +33,7 @@ def train_base(one: Compression) -> Done:
     if source is not None:
         inputs["weights"] = weights_identity(source)
         inputs["start"] = "with the rows of known classes"
+        inputs["labels"] = one.material.fit.labels
 
     def begin(spec: NetworkSpec) -> Network:
         network = one.build(spec)
@@ -76,5 +77,5 @@ def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> 
         recipe=recipe,
         inputs=inputs,
         start=lambda shrunk: inherited(one, shrunk),
-        teacher="base",
+        teacher="base" if table.distil else None,
     )

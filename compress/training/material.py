@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgecompress.errors import InputError
+
 from ...runner.photo import Box, centre_box, crop_box
 from ...runner.spec import Preprocess
 from ..budget import LARGEST_SHARE
@@ -116,6 +118,11 @@ class Material:
 def gather(settings: CompressConfig, learn: PhotoSet, report_on: PhotoSet, work: Path) -> Material:
     """The photos of a compression: `learn` is split, `report_on` is only looked at in the end."""
     fit, held = learn.hold_out(settings.held_out, settings.seed)
+    if not len(held):
+        raise InputError(
+            f"{learn.name} has one photo of each class: none can be held out to decide on",
+            "give each class two photos or more",
+        )
     side = round(CACHE_MARGIN * settings.base.resolution)
     shards = work / "photos" if settings.photos == "disk" else None
     return Material(fit, held, report_on, side, shards=shards)

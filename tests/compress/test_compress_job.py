@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,30 @@ def test_only_what_depends_on_a_change_is_done_again(finished: Path, shapes) -> 
     with events.listening(seen.append):
         _compress(shapes, finished, {"crop": "always", "members": members})
     assert _trainings(seen) == ["training member40-crop", "training member100-crop"]
+
+
+def test_another_name_of_a_class_is_written(finished: Path, shapes, tmp_path: Path) -> None:
+    """And nothing is trained for it."""
+    seen: list[events.Event] = []
+    train, val = (image_folder(path) for path in shapes)
+    config = CompressConfig.model_validate({**TABLE, "crop": "always"})
+    _compress(shapes, finished, {"crop": "always"})
+    for labels in (("round", "square"), train.labels):
+        sets = (replace(photos, labels=labels) for photos in (train, val))
+        with events.listening(seen.append):
+            compress_photos(config, *sets, finished / "work", finished / "cascade", True)
+        told = json.loads((finished / "cascade" / "cascade.json").read_text())
+        assert tuple(told["labels"]) == labels
+    assert _trainings(seen) == []
+
+
+def test_one_photo_of_each_class_is_too_few(shapes, tmp_path: Path) -> None:
+    train, val = (image_folder(path) for path in shapes)
+    few = train.take([train.targets.index(0), train.targets.index(1)])
+    config = CompressConfig.model_validate(TABLE)
+    with pytest.raises(InputError, match="one photo of each class") as caught:
+        compress_photos(config, few, val, tmp_path / "work", tmp_path / "cascade")
+    assert "two photos" in caught.value.hint
 
 
 def test_without_crops_there_is_no_predictor(shapes, finished: Path) -> None:

@@ -18,7 +18,7 @@ from edgecompress.compress.cascading.cascade import (
     frontier,
     sweep,
 )
-from edgecompress.compress.cascading.likelihood import expected_calibration_error, fit_temperature
+from edgecompress.compress.likelihood import expected_calibration_error, fit_temperature
 from edgecompress.errors import UsageError
 from edgecompress.runner.cascade import classify
 from edgecompress.runner.spec import Cascade, Preprocess, Stage

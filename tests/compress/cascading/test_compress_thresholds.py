@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecompress.compress.cascading.likelihood import fit_alpha, fit_temperature
 from edgecompress.compress.cascading.thresholds import (
     NONE,
     Judged,
@@ -21,6 +20,7 @@ from edgecompress.compress.cascading.thresholds import (
     likeliest,
     solve,
 )
+from edgecompress.compress.likelihood import fit_alpha, fit_temperature
 from edgecompress.runner.cascade import softmax
 
 

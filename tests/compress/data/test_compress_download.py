@@ -151,6 +151,8 @@ def test_too_long_a_part_is_fetched_again(server: _Server, tmp_path: Path) -> No
 def test_no_server_and_no_file_are_input_errors(server: _Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="404"):
         download(_url(server).replace("imagenette", "other"), tmp_path / "file", "")
+    with pytest.raises(InputError, match="no address"):
+        download("imagenette.tgz", tmp_path / "file", "")
     server.shutdown()
     server.server_close()
     with pytest.raises(InputError, match="cannot fetch"):

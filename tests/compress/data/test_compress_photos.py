@@ -66,11 +66,26 @@ def test_labelled_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["", "file,class_index\n", "file,class\na.jpg,1\n", "file,class_index\na.jpg,-1\n"]
+    "table",
+    [
+        "",
+        "file,class_index\n",
+        "file,class\na.jpg,1\n",
+        "file,class_index\na.jpg,-1\n",
+        "class_index,file\n1\n",
+        "file,class_index\n,1\n",
+    ],
 )
 def test_damaged_tables_are_refused(table: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(InputError):
+        labelled_csv(tmp_path)
+
+
+def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,class_index\na.jpg,1\n")
+    (tmp_path / "classes.csv").write_text("class_index,name\n0\n1,dog\n")
+    with pytest.raises(InputError, match="row 1 has no name"):
         labelled_csv(tmp_path)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ from edgecompress.compress.networks.foreign.source import FOLDERS, short_name
 from edgecompress.compress.networks.macs import count_macs
 from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.compress.plan import compress_photos
+from edgecompress.compress.shrinking.law import Law
+from edgecompress.compress.shrinking.search import neighbours
+from edgecompress.compress.shrinking.shrink import propose
 from edgecompress.errors import UsageError
 
 MODELS = '''
@@ -142,14 +146,22 @@ def test_a_job_with_an_own_module_ends_in_a_checked_cascade(
     warned = [event.text for event in told if event.kind == "warning" and made in event.text]
     shares = compression["steps"]["shrink"]["exponents"]
     specs = compression["steps"]["proposals"]["specs"]
+    tried = [point["spec"]["resolution"] for point in compression["steps"]["shrink"]["points"]]
     if made == "Flat":  # said once, and never tried with a member
         assert sum("its resolution stays" in text for text in warned) == 1
         assert shares["resolution"] == shares["depth"] == 0
-        assert {spec["resolution"] for spec in specs} == {32}
+        assert {spec["resolution"] for spec in specs} == set(tried) == {32}
     else:
         assert warned == []
         assert sum(shares.values()) == pytest.approx(1)
         assert set(compression["steps"]["shrink"]["law"]["lines"]) == set(shares)
+
+
+def test_a_module_of_one_side_is_tried_at_that_side_only(models: str) -> None:
+    base = NetworkSpec(models + "Flat", 1.0, 1.0, 32, 2)
+    assert propose(base, Law({}), 1.5) == base
+    half = replace(base, width=0.7)
+    assert {one.resolution for one in neighbours(half, base, half.macs, lambda s: s.macs)} <= {32}
 
 
 def test_a_network_without_maps_is_not_trained_for_crops(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -133,6 +134,15 @@ class _Stop(BaseException):
     """As sudden as a kill, and of this process."""
 
 
+def test_without_a_teacher_nobody_is_asked(shapes, tmp_path: Path) -> None:
+    table = CONFIG.model_dump(exclude_unset=True)
+    for distil, asked in ((0.5, True), (0.0, False)):
+        members = {**table["members"], "distil": distil}
+        config = CompressConfig.model_validate(table | {"members": members})
+        _searched(_opened(shapes, tmp_path / f"{distil}", config))
+        assert bool(list((tmp_path / f"{distil}").glob("taught-*"))) == asked
+
+
 def _until_one_is_trained(one: Compression, trained: list[str]) -> Done | None:
     """Search until a second training begins."""
     first: list[str] = []
@@ -196,6 +206,8 @@ def test_the_search_can_be_left_out_or_be_too_small() -> None:
 
 
 def test_what_a_cut_loses_is_counted_photo_by_photo(shapes, tmp_path: Path) -> None:
+    """In probabilities at the temperature of the largest likelihood: that is found once more here,
+    by looking at many."""
     one = _opened(shapes, tmp_path / "w")
     points = measure_shrinking(one, train_base(one)).result["points"]
     given = []
@@ -206,12 +218,14 @@ def test_what_a_cut_loses_is_counted_photo_by_photo(shapes, tmp_path: Path) -> N
         held = one.material.held_inputs(spec.resolution, centred)
         with torch.no_grad():
             logits = network(normalise(held.inputs, one.material.preprocess))
-        given.append(logits.softmax(1).gather(1, held.wanted[:, None])[:, 0])
+        tried = [(logits / t).softmax(1) for t in np.geomspace(0.05, 20, 4000)]
+        right = [chances.gather(1, held.wanted[:, None])[:, 0] for chances in tried]
+        given.append(max(right, key=lambda one: one.log().mean().item()))
         lost = given[0] - given[-1]
-        assert point["chance"] == pytest.approx(given[-1].mean().item(), abs=1e-5)
-        assert point["lost"] == pytest.approx(lost.mean().item(), abs=1e-5)
+        assert point["chance"] == pytest.approx(given[-1].mean().item(), abs=1e-3)
+        assert point["lost"] == pytest.approx(lost.mean().item(), abs=2e-3)
         error = lost.std(correction=0).item() / math.sqrt(len(lost))
-        assert point["error"] == pytest.approx(error, abs=1e-5)
+        assert point["error"] == pytest.approx(error, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import minimize
 
-from ...runner.cascade import softmax
+from ..runner.cascade import softmax
 
 _LEAST, _MOST = 0.05, 20.0
 """Of temperatures and of alpha."""
