@@ -13,7 +13,7 @@ from .choices import CAM_THRESHOLD, BoxLoss, CamKind, Precision
 from .data.augment import Augment
 from .networks.foreign import is_foreign
 from .networks.network import NetworkSpec
-from .recipe import Recipe
+from .recipe import GROWING, Recipe
 
 FEWEST_TRIALS = 4
 """Of a search: the proposal and one neighbour, each for a few epochs and then for more."""
@@ -164,7 +164,8 @@ class TrainTable(Table):
         return {name: value for name, value in told.items() if value}
 
     def recipe(self, epochs: int, *, seed: int, rate: float = 1.0, distil: float = 0.0) -> Recipe:
-        """A recipe of so many epochs; `rate` multiplies the learning rate."""
+        """A recipe of so many epochs; `rate` multiplies the learning rate. One too short to get
+        used to other sides sees the whole one."""
         return Recipe(
             epochs=epochs,
             batch=self.batch,
@@ -174,7 +175,7 @@ class TrainTable(Table):
             warmup=self.warmup,
             smoothing=self.smoothing,
             distil=distil,
-            progressive=self.progressive,
+            progressive=self.progressive if epochs >= GROWING else 1.0,
             ema=self.ema,
             clip=self.clip,
             precision=self.precision,

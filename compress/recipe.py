@@ -8,8 +8,12 @@ from typing import Any, Literal
 
 from .choices import Precision
 
-FULL_SIDE_FROM = 0.7
-"""From this share of the epochs on, progressive resizing has reached the whole side."""
+WHOLE_SIDE = 0.3
+"""The share of the epochs, the last ones, that see the whole side whatever came before."""
+GROWING = 4
+"""Epochs of the shortest training whose side grows: fewer leave no time for other sides."""
+
+_ROUNDING = 1e-9
 
 _NEWER: dict[str, Any] = {"ema": 0.0, "clip": 0.0, "precision": "auto"}
 """Fields that came later, with the values at which they do nothing."""
@@ -30,8 +34,8 @@ class Recipe:
         distil: weight of the teacher's answer in the loss; 0 is no teacher.
         distil_temperature: softens both answers (Hinton et al. 2015).
         progressive: share of the input side that the first epoch sees; it grows epoch by epoch
-            to the whole side, which the last 30 % of the epochs have (progressive resizing,
-            Howard 2018; Tan and Le 2021). 1 is the whole side from the beginning.
+            to the whole side, which at least the last 30 % of the epochs have (progressive
+            resizing, Howard 2018; Tan and Le 2021). 1 is the whole side from the beginning.
         ema: decay of the moving average of weights and BatchNorm statistics that is measured and
             kept in place of the last ones; 0 is none.
         clip: largest norm of a step's gradients; larger ones are scaled down to it; 0 is none.
@@ -73,5 +77,6 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
 
 def side_share(recipe: Recipe, epoch: int) -> float:
     """The share of the input side that an epoch sees."""
-    grown = min(epoch / max(FULL_SIDE_FROM * recipe.epochs, 1e-9), 1.0)
+    growing = recipe.epochs - math.ceil(WHOLE_SIDE * recipe.epochs - _ROUNDING)
+    grown = min(epoch / growing, 1.0) if growing else 1.0
     return recipe.progressive + (1 - recipe.progressive) * grown

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompress import events
+from edgecompress.compress.config import TrainTable
 from edgecompress.compress.cropping.box_task import BoxTask
 from edgecompress.compress.data.augment import ALL, Augment
 from edgecompress.compress.data.loader import load_cache, runner_inputs
@@ -304,6 +305,22 @@ def test_the_side_grows_to_the_whole(shapes) -> None:
     task = replace(_task(shapes), resolution=64)
     sides = [_batch(task, torch.arange(4), share=s)[0].shape[-1] for s in (0.3, 0.6, 1)]
     assert sides == [32, 40, 64]
+
+
+@given(st.integers(1, 200), st.floats(0.1, 1.0))
+def test_a_training_ends_with_the_whole_side(epochs: int, first: float) -> None:
+    recipe = replace(RECIPE, epochs=epochs, progressive=first)
+    shares = [side_share(recipe, epoch) for epoch in range(epochs)]
+    assert shares == sorted(shares)
+    assert sum(share == 1 for share in shares) >= max(1, 0.3 * epochs - 1e-6)
+    assert epochs == 1 or shares[0] == pytest.approx(first)
+
+
+def test_short_trainings_see_the_whole_side() -> None:
+    """A trial of an epoch or two at half of the side would say what that side costs."""
+    table = TrainTable(progressive=0.5)
+    seen = {epochs: table.recipe(epochs, seed=0).progressive for epochs in (1, 2, 3, 4, 60)}
+    assert seen == {1: 1, 2: 1, 3: 1, 4: 0.5, 60: 0.5}
 
 
 def test_what_does_nothing_does_not_change_what_is_known() -> None:
