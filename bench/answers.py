@@ -100,10 +100,10 @@ class Journal(RecordFile):
             with self.path.open("ab") as stream:
                 for record in records:
                     if record.photo not in self._places:
+                        line = json.dumps({_BOARD: board, **record.to_json()}, allow_nan=False)
                         self._places[record.photo] = stream.tell()
                         self._by[board] = self._by.get(board, 0) + 1
                         self.failed += record.outcome is None
-                        line = json.dumps({_BOARD: board, **record.to_json()}, allow_nan=False)
                         stream.write(f"{line}\n".encode())
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -26,11 +26,13 @@ from ..rpc.packages import environment
 from ..rpc.process import Running
 from ..rpc.session import Session
 from ..runner.feed import DAMAGED, END, answers_name, list_name
+from ..runner.photo import MAX_PIXELS
 from ..runner.records import Record
 from ..runner.spec import Cascade
 from .answers import whole_records
 from .board_photos import COMMAND_S, Shelf, full
 from .deploy import runner_error
+from .records import MANY
 from .spread import Work
 
 PHOTO_S = 120.0
@@ -196,7 +198,7 @@ class _Feeding:
         elif kind == "list" and isinstance(event.get("list"), int):
             self.answered.add(event["list"])
             peak = event.get("peak_rss_mib")
-            if isinstance(peak, (int, float)):
+            if within(peak, MANY):
                 self.told.peak_rss_mib = max(self.told.peak_rss_mib, float(peak))
 
     def _land(self, done: _List) -> None:
@@ -218,7 +220,8 @@ class _Feeding:
         unanswered = missing - {record.photo for record in damaged}
         if unanswered:
             raise BoardError(
-                f"'{self.session.name}' gave no answer to {len(unanswered)} photos that it had",
+                f"'{self.session.name}' gave no sound answer to {len(unanswered)} photos"
+                " that it had",
                 f"check the board: edgecompress doctor --board {self.session.name}",
             )
         own = [f"{self.folder}/{done.number:06}", f"{self.folder}/{list_name(done.number)}"]
@@ -259,20 +262,17 @@ def _left(session: Session, base: str, cascade: Cascade) -> Iterator[list[Record
 
 
 def _fetch(session: Session, remote: str, cascade: Cascade) -> Iterator[Record]:
-    """The records of a file of a board, up to the first that is torn.
+    """The records of a file of a board, up to the first that is torn or damaged.
 
     Raises:
-        BoardError: it was lost, or answers what the cascade cannot say.
+        BoardError: it was lost.
     """
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(temporary) / "answers.jsonl"
         session.download(remote, local)
         for record in whole_records(local):
             if not fits(record, cascade):
-                raise BoardError(
-                    f"'{session.name}' gave an answer that makes no sense to {record.photo[:16]}",
-                    f"check the board: edgecompress doctor --board {session.name}",
-                )
+                return
             yield record
 
 
@@ -282,15 +282,30 @@ def fits(record: Record, cascade: Cascade) -> bool:
     if outcome is None:
         return True
     classes, stages = len(cascade.labels), len(cascade.stages)
+    sizes = len(cascade.predictor.sizes) if cascade.predictor else 0
+    left, top, right, bottom = outcome.box
     return (
         outcome.logits.shape == (classes,)
         and bool(np.isfinite(outcome.logits).all())
+        and (outcome.predicted is None or bool(np.isfinite(outcome.predicted).all()))
         and 0 <= outcome.stage < len(outcome.stage_top1) <= stages
         and len(outcome.stage_top1) == len(outcome.confidences)
         and bool(outcome.top5)
         and all(0 <= index < classes for index, _ in outcome.top5)
         and all(0 <= index < classes for index in outcome.stage_top1)
+        and all(within(share, 1) for _, share in outcome.top5)
+        and all(within(share, 1) for share in outcome.confidences)
+        and all(within(edge, MAX_PIXELS) for edge in outcome.box)
+        and left < right
+        and top < bottom
+        and outcome.size in (range(sizes) or (None,))
+        and all(within(ms, MANY) for ms in outcome.timings_ms.values())
     )
+
+
+def within(value: Any, most: float) -> TypeGuard[float]:
+    """Whether a value that a board gave is a number from 0 to `most`; NaN is none."""
+    return isinstance(value, (int, float)) and 0 <= value <= most
 
 
 def parsed(line: str) -> dict[str, Any]:

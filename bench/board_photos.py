@@ -25,6 +25,9 @@ RESERVE_BYTES = 8_000_000
 LITTLE_BYTES = 64_000_000
 """With less room than this, photos that other runs left are removed first."""
 
+# Where the working folder is somebody's home, photos of their own may lie there too.
+_OURS = "[0-9a-f]" * 64
+
 # Unpack beside, then rename each file: a photo is whole on the board or not there. What the disk
 # has left then is asked at once: on a slow link each question costs.
 _RECEIVE = (
@@ -84,8 +87,10 @@ class Shelf:
         return None if self.free is None else max(0, self.free - RESERVE_BYTES) // 2
 
     def clear(self) -> None:
-        """Remove all that lies there."""
-        self._session.remove(PHOTOS)
+        """Remove all that runs have left there, and nothing else."""
+        found = ["find", f"{PHOTOS}/", "-maxdepth", "1", "-type", "f", "-name", _OURS]
+        removed = self._session.run([*found, "-exec", "rm", "-f", "{}", "+"], timeout=COMMAND_S)
+        removed.check(f"cannot remove photos on '{self._session.name}'")
         self._there = set()
         self.free = free_bytes(self._session)
 

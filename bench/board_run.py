@@ -7,13 +7,14 @@ run that was cut off goes on where it was. The host's own CPU is a board like th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from edgecompress import events
-from edgecompress.errors import InputError
+from edgecompress.errors import BoardError, InputError, plain
 from edgecompress.files import read_json, sha256_json, write_json
 
 from ..rpc.packages import environment
@@ -23,9 +24,10 @@ from ..runner.protocol import Plan, choose, read_lines
 from ..runner.records import Record
 from ..runner.run import LATENCY, MEASUREMENTS, PREDICTIONS
 from .answers import Journal, RecordFile
-from .board_feed import PHOTO_S, Told, parsed, serve
+from .board_feed import PHOTO_S, Told, parsed, serve, within
 from .board_photos import COMMAND_S, Shelf, identify, need_disk, size_of
 from .deploy import PYTHON, Deployment, deploy, manifest_sha256, read_manifest, runner_error
+from .records import MANY
 from .spread import PATIENCE_S, Opener, Work, keep_trying, spread, unreadable
 
 PROFILED_PHOTOS = 3
@@ -110,7 +112,7 @@ def run_on_boards(
 
     Args:
         boards: what opens each, by name.
-        patience: seconds without an answer after which a board that was lost is given up.
+        patience: seconds after which a board that was lost is given up.
 
     Raises:
         InputError: the bundle is damaged, or no photo at all could be classified.
@@ -124,14 +126,17 @@ def run_on_boards(
     journal = Journal(out, key)
     resumed = len(journal)
     journal.add(unreadable(identities))
-    run = _Run(boards, bundle, identities, journal, key, options, patience)
-    told = _answer(run)
-    if journal.failed == len(journal):
-        raise InputError(
-            f"none of the {journal.failed} photos could be classified",
-            f"see the errors in {journal.path}",
-        )
-    measured = _measure(run, out)
+    first = next(iter(boards))
+    with closing(_Kept(boards[first])) as kept:
+        opened = {**boards, first: kept.open}
+        run = _Run(opened, bundle, identities, journal, key, options, patience)
+        told = _answer(run)
+        if journal.failed == len(journal):
+            raise InputError(
+                f"none of the {journal.failed} photos could be classified",
+                f"see the errors in {journal.path}",
+            )
+        measured = _measure(run, out, kept, begun=told[0]["starts"] > 0)
     journal.write(identities, out / PREDICTIONS)
     peak = max(one["peak_rss_mib"] for one in told)
     whole = {
@@ -144,8 +149,38 @@ def run_on_boards(
         "boards": told,
     }
     write_json(out / MEASUREMENTS, whole)
-    journal.remove()
-    return read_board_run(out)
+    result = read_board_run(out)
+    journal.remove()  # last: until then another try asks for no answer twice
+    return result
+
+
+class _Kept:
+    """The first board, open from the first photo to the last run.
+
+    Between photos and latency nobody else gets it: its lease goes with its session.
+    """
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self._stack = ExitStack()
+        self._session: Session | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Session]:
+        """The board, opened where it is not; it stays open unless the block fails."""
+        if self._session is None:
+            self._session = self._stack.enter_context(self._opener())
+        try:
+            yield self._session
+        except BaseException as error:
+            self._session = None
+            self._stack.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def close(self) -> None:
+        """Close it. Raises what its opener raises at the end, as for a lease that was lost."""
+        self._session = None
+        self._stack.close()
 
 
 @dataclass(frozen=True)
@@ -183,10 +218,15 @@ def _answer(run: _Run) -> list[dict[str, Any]]:
     ]
 
 
-def _measure(run: _Run, out: Path) -> dict[str, Any]:
-    """Measure latency on the first board; returns what it wrote of it."""
+def _measure(run: _Run, out: Path, kept: _Kept, *, begun: bool) -> dict[str, Any]:
+    """Measure latency on the first board; returns what it wrote of it.
+
+    Args:
+        begun: whether the board has answered photos just now: it is waited for, then.
+    """
     name, options = next(iter(run.boards)), run.options
     reached: list[Deployment] = []
+    measured: dict[str, Any] = {}
 
     def attempt(session: Session) -> None:
         plan = EMULATED if session.board.kind == "virtual" else options.plan
@@ -206,17 +246,35 @@ def _measure(run: _Run, out: Path) -> dict[str, Any]:
         _stream(session, command, len(files), options.warmup, plan)
         for result in (LATENCY, MEASUREMENTS):
             session.download(f"{folder}/{result}", out / result)
-        session.remove(folder)
+        session.remove(folder)  # before it is looked at: what is damaged is measured anew
+        measured.update(_sound(name, out))
+        kept.close()
 
-    keep_trying(name, run.boards[name], attempt, run.patience, begun=lambda: bool(reached))
-    measured = read_json(out / MEASUREMENTS, "measurements")
-    if not isinstance(measured, dict) or not _finite(measured.get("peak_rss_mib")):
-        raise InputError(f"what '{name}' measured makes no sense", "run again: edgecompress bench")
+    keep_trying(name, run.boards[name], attempt, run.patience, begun=lambda: begun or bool(reached))
     return measured
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and abs(value) < float("inf")
+def _sound(name: str, out: Path) -> dict[str, Any]:
+    """What a board measured, as it came.
+
+    Raises:
+        BoardError: a file of it is damaged.
+    """
+    try:
+        measured = read_json(out / MEASUREMENTS, "measurements")
+        _runs(out / LATENCY, measured)
+    except (InputError, RunnerError) as error:
+        raise _senseless(name, error.message) from error
+    if not isinstance(measured, dict) or not within(measured.get("peak_rss_mib"), MANY):
+        raise _senseless(name, "its memory is no number")
+    return measured
+
+
+def _senseless(name: str, why: str) -> BoardError:
+    return BoardError(
+        f"what '{name}' measured makes no sense: {why}",
+        f"check the board: edgecompress doctor --board {name}",
+    )
 
 
 def read_board_run(folder: Path) -> BoardRun:
@@ -226,22 +284,34 @@ def read_board_run(folder: Path) -> BoardRun:
         InputError: a file is missing or damaged.
     """
     measurements = read_json(folder / MEASUREMENTS, "measurements")
+    again = f"delete {folder} and run again: edgecompress bench"
+    if not (folder / PREDICTIONS).is_file():
+        raise InputError(f"no such predictions: {folder / PREDICTIONS}", again)
     records = RecordFile(folder / PREDICTIONS)
     try:
         runs = _runs(folder / LATENCY, measurements)
     except RunnerError as error:
-        raise InputError(error.message, error.hint) from error
+        raise InputError(error.message, again) from error
     return BoardRun(records, measurements, runs)
 
 
 def _runs(path: Path, measurements: Any) -> dict[str, list[dict[str, float]]]:
-    """The runs of the pass that counts; none where latency was not measured."""
+    """The runs of the pass that counts; none where latency was not measured.
+
+    Raises:
+        RunnerError: the file is missing, or a line is damaged.
+    """
     runs: dict[str, list[dict[str, float]]] = {}
     told = measurements.get("latency") if isinstance(measurements, dict) else None
-    if not isinstance(told, dict) or not path.exists():
+    if not isinstance(told, dict) or told.get("reason") is not None:
         return runs
-    for photo, timings in read_lines(path, told.get("counted", 0)):
-        runs.setdefault(photo, []).append(timings)
+    try:
+        for photo, timings in read_lines(path, told.get("counted", 0)):
+            if not all(within(ms, MANY) for ms in timings.values()):
+                raise RunnerError("input", f"{path} has a run with times that are none: {timings}")
+            runs.setdefault(photo, []).append(timings)
+    except OSError as error:
+        raise RunnerError("input", f"cannot read {path}: {error.strerror}") from error
     return runs
 
 
@@ -267,7 +337,7 @@ def _stream(session: Session, command: list[str], count: int, warmup: int, plan:
     with events.task(f"measuring latency on {session.name}") as task:
 
         def show(line: str) -> None:
-            if text := _measuring(parsed(line)):
+            if text := plain(_measuring(parsed(line))):
                 task.say(text)
 
         deadline = COMMAND_S + PHOTO_S * count + (1 + plan.retries) * _pass_s(warmup, plan)

@@ -257,7 +257,7 @@ class _Samples:
             sorted(report.photos, key=_identity) if report.photos else None
             for report in self.reports
         )
-        self._ratios: dict[str, dict[str, tuple[float, float]] | str] = {}
+        self._ratios: dict[str, _Ratios | str] = {}
 
     def shares(self, of: tuple[str, str]) -> Difference | None:
         """The difference of a share, called so in each; None where it is not known of photos."""
@@ -283,13 +283,13 @@ class _Samples:
         share = getattr(report.accuracy, of)
         return None if share is None else (round(share * report.accuracy.n), report.accuracy.n)
 
-    def times(self, part: str) -> dict[str, tuple[float, float]] | str:
+    def times(self, part: str) -> _Ratios | str:
         """Intervals of the ratios of a part's times by statistic, or why there are none."""
         if part not in self._ratios:
             self._ratios[part] = self._times(part)
         return self._ratios[part]
 
-    def _times(self, part: str) -> dict[str, tuple[float, float]] | str:
+    def _times(self, part: str) -> _Ratios | str:
         a, b = (None if one is None else _runs(one, part) for one in self._photos)
         if a is None or b is None:
             which = "A" if a is None else "B"
@@ -297,20 +297,35 @@ class _Samples:
         if not a or not b:
             return "not known: no photo reached it"
         together = self.paired and list(a) == list(b)
-        return significance.ratio_intervals(
-            _matrix(list(a.values())), _matrix(list(b.values())), together
-        )
+        return _ratios(_matrix(list(a.values())), _matrix(list(b.values())), together)
 
-    def macs(self) -> tuple[float, float] | None:
-        """The interval of the ratio of mean MACs."""
+    def macs(self) -> _Ratios | str:
+        """Intervals of the ratios of MACs, or why there are none."""
         costs = [
             None if photos is None else _costs(report, photos)
             for report, photos in zip(self.reports, self._photos, strict=True)
         ]
         if any(one is None or not one.size for one in costs):
-            return None
+            return _UNSAMPLED
         a, b = (one for one in costs if one is not None)
-        return significance.ratio_intervals(a, b, self.paired and len(a) == len(b)).get("mean")
+        return _ratios(a, b, self.paired and len(a) == len(b))
+
+
+@dataclass(frozen=True)
+class _Ratios:
+    """Intervals of ratios by statistic; `together`: the same photos were resampled in both."""
+
+    of: dict[str, tuple[float, float]]
+    together: bool
+
+
+def _ratios(a: np.ndarray, b: np.ndarray, together: bool) -> _Ratios | str:
+    """The intervals of `[photos, runs]` of both, or why there are none."""
+    photos = min(len(a), len(b))
+    if photos < significance.FEWEST_PHOTOS:
+        need = significance.FEWEST_PHOTOS
+        return f"not known: an interval needs {need} photos in each, and one has {photos}"
+    return _Ratios(significance.ratio_intervals(a, b, together), together)
 
 
 def _flags(photos: Sequence[PhotoFacts], of: str) -> list[bool]:
@@ -386,7 +401,9 @@ def _chance(metric: Metric, other: Metric, samples: _Samples) -> dict[str, Any]:
         }
     if metric.key == "macs":
         found = samples.macs()
-        return _of_ratio(found, samples.paired) if found else {"basis": _UNSAMPLED}
+        if isinstance(found, str):
+            return {"basis": found}
+        return _of_ratio(found, "mean") if "mean" in found.of else {"basis": _UNSAMPLED}
     return {"basis": _COUNTED if metric.key.startswith(("bundle", "macs")) else _UNSAMPLED}
 
 
@@ -395,15 +412,15 @@ def _chance_of_time(metric: Metric, samples: _Samples) -> dict[str, Any]:
     if isinstance(found, str):
         return {"basis": found}
     name = metric.key.rpartition(".")[2]
-    if name not in found:
+    if name not in found.of:
         need = significance.fewest(name)
         return {"basis": f"not known: an interval of {name} needs {need} times that are not zero"}
-    return _of_ratio(found[name], samples.paired)
+    return _of_ratio(found, name)
 
 
-def _of_ratio(ratio: tuple[float, float], paired: bool) -> dict[str, Any]:
-    low, high = ratio
-    photos = "the same photos" if paired else "other photos in each"
+def _of_ratio(found: _Ratios, name: str) -> dict[str, Any]:
+    low, high = found.of[name]
+    photos = "the same photos" if found.together else "other photos in each"
     return {
         "interval": (low - 1, high - 1),
         "interval_of": "relative",

@@ -38,9 +38,10 @@ def comparison_markdown(comparison: Comparison, verdicts: Sequence[Verdict] = ()
     lines = [f"### {escape(b.name)} against {escape(a.name)}", ""]
     for letter, one in (("A", a), ("B", b)):
         emulated = " (emulated)" if one.emulated else ""
+        created = escape(one.created[:16].replace("T", " "))
         lines.append(
             f"- {letter}: {escape(one.board)}{emulated}, {one.precision},"
-            f" {one.n} photos of {escape(one.photos)}, {one.created[:16].replace('T', ' ')} UTC"
+            f" {one.n} photos of {escape(one.photos)}, {created} UTC"
         )
     for note in comparison.notes:
         told = escape(note.text)

@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from edgecompress.errors import plain
+
 from .accuracy import NEVER
 
 SCHEMA_VERSION = 1
@@ -28,7 +30,9 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # A day is 9e7: what is larger is no time, and its sums need not be finite.
 Milliseconds = Annotated[float, Field(ge=0, le=1e12)]
-Flag = Annotated[str, Field(max_length=200)]
+# Boards' words, which terminals show.
+Flag = Annotated[str, AfterValidator(plain), Field(max_length=200)]
+Sentence = Annotated[str, AfterValidator(plain), Field(max_length=400)]
 
 
 def _finite(value: dict[str, Any]) -> dict[str, Any]:
@@ -170,8 +174,8 @@ class Doubt(_Part):
     """What speaks against the times: `kind` is what it is filed under, `advice` what to do."""
 
     kind: Flag
-    text: Annotated[str, Field(max_length=400)]
-    advice: Annotated[str, Field(max_length=400)]
+    text: Sentence
+    advice: Sentence
 
 
 class LatencyPass(_Part):

@@ -23,6 +23,9 @@ _BLOCK = 2_000_000  # of them in memory at once
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
+FEWEST_PHOTOS = 10
+"""Fewer say too little of how photos differ: their bootstrap intervals are far too narrow."""
+
 FEWEST_BEYOND = 5
 """Runs that must lie beyond a percentile for its interval to mean anything."""
 
@@ -127,8 +130,11 @@ def ratio_intervals(
         seed: of the resamples: the same reports give the same interval.
 
     Returns:
-        By statistic. One without enough values beyond it, or with a zero in it, is left out.
+        By statistic. One without enough values beyond it, or with a zero in it, is left out; all
+        are where one of the reports has fewer than `FEWEST_PHOTOS`.
     """
+    if min(len(first), len(second)) < FEWEST_PHOTOS:
+        return {}
     size = first.size + second.size
     count = min(RESAMPLES, max(_FEWEST_RESAMPLES, _DRAWS // max(1, size)))
     rng = np.random.default_rng(seed)

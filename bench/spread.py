@@ -26,7 +26,7 @@ from .board_photos import size_of
 Opener = Callable[[], AbstractContextManager[Session]]
 
 PATIENCE_S = 180.0
-"""So long a board that was lost is tried again without a new answer: it may be starting up."""
+"""So long a board that was lost is tried again without being reached: it may be starting up."""
 
 MOST_TRIES = 4
 """So often a board is tried that is there, and gives no new answer."""
@@ -220,7 +220,7 @@ def spread(
 
     Args:
         serve: answers photos on a board, by its name, until the work is finished.
-        patience: seconds without an answer after which a lost board is given up.
+        patience: seconds after which a lost board is given up.
 
     Raises:
         EdgeCompressError: what the last board ended with, or what no other board would do better.
@@ -282,8 +282,8 @@ def keep_trying(
 ) -> None:
     """Have one board work, again after each failure, with longer and longer pauses.
 
-    A board that has begun is given `patience` seconds since its last answer, and where it is there
-    and fails nevertheless, `MOST_TRIES`.
+    A board that has begun is given `patience` seconds to be reached again, from its loss on; where
+    it is there and fails nevertheless, `MOST_TRIES` without a new answer.
 
     Args:
         attempt: the work, over an open session.
@@ -297,7 +297,7 @@ def keep_trying(
         EdgeCompressError: the last failure.
     """
     done, failures, tries = answered(), 0, 0
-    deadline = Deadline(patience)
+    deadline: Deadline | None = None
     while not finished():
         there = False
         try:
@@ -308,7 +308,9 @@ def keep_trying(
         except BoardError as error:
             failed()
             if answered() > done:
-                done, failures, tries, deadline = answered(), 0, 0, Deadline(patience)
+                done, failures, tries = answered(), 0, 0
+            if there or deadline is None:
+                deadline = Deadline(patience)
             tries += there
             if finished():
                 return

@@ -14,7 +14,7 @@ from . import show
 from .job import Job, comparison_table, compress_config, load_job
 from .jobs import JobFile, Out, Quick
 from .state import COMPARISON, open_workspace
-from .verb import Data, Json, example, verb
+from .verb import Data, Json, example, verb, writable
 
 if TYPE_CHECKING:
     from ..compress.config import BaseTable
@@ -43,7 +43,7 @@ Ship = Annotated[
     typer.Option(
         "--ship",
         help="Write the choice at the headline's budget there, in half precision, with a model"
-        " card; a job deploys it with [pretrained] cascade.",
+        " card; a job deploys it with \\[pretrained] cascade.",
     ),
 ]
 SoFar = Annotated[
@@ -100,6 +100,8 @@ def _compression(
     changes: dict[str, Any] = {"seeds": seed, "budgets": budget, "methods": method}
     asked = wanted.comparison | {k: v for k, v in changes.items() if v is not None}
     table = comparison_table(wanted.model_copy(update={"comparison": asked}))
+    if ship is not None:
+        writable(ship / CARD)
     photos = tuple(
         find_photos(source, data) for source in (wanted.data.train or "", wanted.data.photos)
     )

@@ -10,7 +10,7 @@ import typer
 from edgecompress.files import write_json
 
 from . import show
-from .verb import Data, Json, example, verb
+from .verb import Data, Json, example, verb, writable
 
 Named = Annotated[str, typer.Argument(help="A cascade folder that has a foreground predictor.")]
 Photos = Annotated[
@@ -52,6 +52,9 @@ def _crops(
     share of the objects' area that the crop holds, and the share of the photo that it keeps: means
     over photos, ± their standard errors.
     """
+    for path in (out, page):
+        if path is not None:
+            writable(path)
     from ..bench import crops, crops_page
     from ..compress.data.true_boxes import find_boxed
 

@@ -19,7 +19,7 @@ from .jobs import Trials
 from .precision import require_float16
 from .run import find_board
 from .tune_boards import endpoints, require_once, require_one_sort
-from .verb import Json, Wait, duration, example, verb, waiting
+from .verb import Json, Wait, duration, example, verb, waiting, writable
 
 if TYPE_CHECKING:
     from ..targets import Board
@@ -99,6 +99,7 @@ def _tune(
     if budget is None and trials is None:
         raise UsageError("no budget to tune with", "give --budget 10m, or --trials N")
     seconds = None if budget is None else duration(budget, "--budget")
+    writable(database)
     names = tuple(board or ("host",))
     require_once(names)
     boards = {name: find_board(name) for name in names}

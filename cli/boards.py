@@ -9,9 +9,9 @@ import typer
 
 from ..targets import Board, load_boards
 from . import boards_watch, show
-from .verb import Json, example, verb
+from .verb import HandsOn, Json, example, verb
 
-app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
+app = typer.Typer(cls=HandsOn, no_args_is_help=False, invoke_without_command=True)
 boards_watch.add(app)
 
 VIRTUAL = "virtual-pi4"

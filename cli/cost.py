@@ -1,7 +1,8 @@
 """What a network costs on the job's board, for compression: milliseconds, measured there.
 
 Candidates have random weights (time does not depend on them) and untuned kernels: tuning each would
-take hours. What was measured is kept in the cache for good: an equal network is not measured twice.
+take hours. What was measured undisturbed is kept in the cache for good: an equal network is not
+measured twice.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,21 @@ if TYPE_CHECKING:
 NETWORK = "network"
 _LATENCY = {"photos": 1, "runs": 30, "seconds": 1.0, "most_seconds": 30.0, "retries": 1}
 
-Measure = Callable[["NetworkSpec", Path], float]
-"""A network, and a folder for files, to milliseconds."""
+
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds of one photo.
+
+    Attributes:
+        doubt: what disturbed the board meanwhile; empty where nothing did.
+    """
+
+    ms: float
+    doubt: str = ""
+
+
+Measure = Callable[["NetworkSpec", Path], Measured]
+"""A network, and a folder for files, to its time."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +57,14 @@ class KeptCost:
         where: names board and conditions for people.
         identity: JSON-able; whatever else decides the result.
         measure: does it.
+        doubtful: milliseconds of networks whose measuring was disturbed, by their keys: good for
+            this run, which is to reckon with one number, and not for the cache.
     """
 
     where: str
     identity: Any
     measure: Measure
+    doubtful: dict[str, float] = field(default_factory=dict, compare=False)
 
     def __call__(self, spec: NetworkSpec) -> float:
         """Milliseconds of one photo, of the network alone."""
@@ -55,14 +72,21 @@ class KeptCost:
         path = cache_dir("costs") / f"{key}.json"
         if path.exists():
             return float(read_json(path, "measured cost")["ms"])
+        if key in self.doubtful:
+            return self.doubtful[key]
+        what = f"what {spec.macs / 1e6:.4g} M MACs take on {self.where}"
         with (
-            events.task(f"what {spec.macs / 1e6:.4g} M MACs take on {self.where}") as shown,
+            events.task(what) as shown,
             tempfile.TemporaryDirectory(prefix="edgecompress-cost-") as folder,
         ):
-            ms = self.measure(spec, Path(folder))
-            shown.say(f"{ms:.4g} ms")
-        write_json(path, {"ms": ms, "where": self.where, "spec": spec.to_json()})
-        return ms
+            measured = self.measure(spec, Path(folder))
+            shown.say(f"{measured.ms:.4g} ms")
+        if measured.doubt:
+            events.warn(f"{what}: {measured.doubt}; {measured.ms:.4g} ms holds for this run only")
+            self.doubtful[key] = measured.ms
+        else:
+            write_json(path, {"ms": measured.ms, "where": self.where, "spec": spec.to_json()})
+        return measured.ms
 
 
 def job_cost(run: Run, settings: CompressConfig) -> KeptCost | None:
@@ -121,7 +145,7 @@ def _time(
     opened: Callable[[], AbstractContextManager[Session]],
     options: BenchTable,
     compiler: Mapping[str, Any],
-) -> float:
+) -> Measured:
     """p50 of the network, measured by the board's own runner as a cascade of one member."""
     from ..bench.board_run import run_on_boards
     from ..bench.deploy import BUNDLES, manifest_sha256
@@ -151,12 +175,32 @@ def _time(
     measured = run_on_boards({name: opened}, bundle, _noise(folder), folder / "board", options)
     with opened() as session:
         session.remove(f"{BUNDLES}/{manifest_sha256(bundle)}")
-    told = measured.measurements["latency_ms"].get(NETWORK)
-    if not told or not told["n"]:
+    return told(name, measured.measurements)
+
+
+def told(name: str, measurements: Mapping[str, Any]) -> Measured:
+    """What a board's measurements say of the network.
+
+    Raises:
+        BoardError: it was not timed; or the pass that counts was throttled: no network would be
+            told from another by its time.
+    """
+    from ..runner.protocol import DISTURBED
+
+    times = measurements["latency_ms"].get(NETWORK)
+    if not times or not times["n"]:
         raise BoardError(
             f"'{name}' did not time the network", f"edgecompress doctor --board {name}"
         )
-    return float(told["p50"])
+    doubts = {one["kind"]: one["text"] for one in measurements["latency"]["doubts"]}
+    if "throttled" in doubts:
+        raise BoardError(
+            f"'{name}' has no time for a network: {doubts['throttled']}",
+            "cool it or give it a stronger power supply, then give the same command again: what"
+            " was measured is kept",
+        )
+    disturbed = [text for kind, text in doubts.items() if kind in DISTURBED]
+    return Measured(float(times["p50"]), "; ".join(disturbed))
 
 
 def _noise(folder: Path) -> Any:
@@ -187,14 +231,14 @@ def _by_cycles(board: Board) -> KeptCost:
     return KeptCost(f"{board.name}, estimated", identity, partial(_estimate, board=board))
 
 
-def _estimate(spec: NetworkSpec, folder: Path, *, board: Board) -> float:
+def _estimate(spec: NetworkSpec, folder: Path, *, board: Board) -> Measured:
     from ..bench.emulated import cost
     from ..bench.peers.compare import prepare, run_counted
     from ..bench.peers.engines import OURS
 
     prepare(write_random(spec, folder), board, folder, None)
     sections, _ = run_counted(OURS, folder, "count", board)
-    return cost(sections[1], board.fast.core).cycles / (1e3 * board.fast.mhz)
+    return Measured(cost(sections[1], board.fast.core).cycles / (1e3 * board.fast.mhz))
 
 
 def shapes(spec: NetworkSpec) -> list[list[Any]]:

@@ -10,9 +10,9 @@ import typer
 from edgecompress.errors import InputError, UsageError, unknown_name
 
 from . import show
-from .verb import Data, Json, example, verb
+from .verb import Data, HandsOn, Json, example, verb
 
-app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
+app = typer.Typer(cls=HandsOn, no_args_is_help=False, invoke_without_command=True)
 
 SOURCES = {
     "foolbox": "20 labelled ImageNet photos that a package ships",
@@ -57,11 +57,12 @@ def get(
     url: Annotated[
         str | None, typer.Option(help="Another place that serves the same archive.")
     ] = None,
+    data: Data = None,
     as_json: Json = False,
 ) -> Any:
     """Fetch a photo set, if it is not here; a download that was cut goes on from where it was."""
     if name == "imagenette":
-        folder = _imagenette(url)
+        folder = _imagenette(url, data)
     elif name == "foolbox":
         from ..compress.data.photos import foolbox_photos
 
@@ -77,13 +78,13 @@ def get(
     return {"name": name, "folder": str(folder)}
 
 
-def _imagenette(url: str | None) -> Path:
+def _imagenette(url: str | None, data: Path | None) -> Path:
     from ..compress.data.download import fetch_imagenette
     from ..compress.data.photos import find_photos
 
     if url:
         return fetch_imagenette(url)
     try:
-        return find_photos("imagenette/val").paths[0].parents[2]
+        return find_photos("imagenette/val", data).paths[0].parents[2]
     except InputError:
         return fetch_imagenette()

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from edgecompress.errors import BoardError, InputError
+from edgecompress.errors import BoardError, InputError, plain
 
 from . import show
 from .checks import Check, board_checks, host_checks
@@ -58,8 +58,8 @@ def _board(name: str) -> list[Check]:
 
 
 def _print(title: str, checks: list[Check]) -> None:
-    show.out.print(f"[bold]{title}[/]")
+    show.out.print(f"[bold]{escape(title)}[/]")
     for check in checks:
-        show.out.print(f"  {MARKS[check.level]} {check.what}: {escape(check.found)}")
+        show.out.print(f"  {MARKS[check.level]} {check.what}: {escape(plain(check.found))}")
         if check.hint:
-            show.out.print(f"      [dim]{escape(check.hint)}[/]")
+            show.out.print(f"      [dim]{escape(plain(check.hint))}[/]")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import show
-from .verb import Json, example, verb
+from .verb import Json, example, verb, writable
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +32,7 @@ def _export(
     as_json: Json = False,
 ) -> Any:
     """Write one network as ONNX and compare it with PyTorch through ONNX Runtime."""
+    writable(out)
     import torch
 
     from edgecompress.files import writing

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecompress.errors import GateError, InputError, UsageError
+from edgecompress.errors import GateError, UsageError
 from edgecompress.files import write_json, write_text
 
 from . import jobs, show
-from .verb import History, JobUnlessNamed, Json, example, verb
+from .verb import History, JobUnlessNamed, Json, example, verb, writable
 
 if TYPE_CHECKING:
     from ..bench.compare import Comparison, Row
@@ -217,23 +217,6 @@ def read(path: Path) -> Report:
     from ..bench.report import read_report
 
     return read_report(path / REPORT if path.is_dir() else path)
-
-
-def writable(path: Path) -> Path:
-    """`path`, where a file can be written.
-
-    Raises:
-        InputError: it is a folder, or its folder cannot be made.
-    """
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder", "give a file's name")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}", "give another file's name"
-        ) from error
-    return path
 
 
 def _show(comparison: Comparison, verdicts: list[Verdict]) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -25,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgecompress import events
-from edgecompress.errors import EdgeCompressError
+from edgecompress.errors import EdgeCompressError, plain
 from edgecompress.events import Event
 
 # Standard output carries results, standard error carries progress: `--json` pipes stay clean.
@@ -42,11 +43,25 @@ def progress(quiet: bool = False) -> Iterator[None]:
     if quiet:
         yield
     elif err.is_terminal:
-        with _bars() as listener, events.listening(listener):
+        with _bars() as listener, events.listening(_printable(listener)):
             yield
     else:
-        with events.listening(PlainLines()):
+        with events.listening(_printable(PlainLines())):
             yield
+
+
+def _printable(listener: events.Listener) -> events.Listener:
+    """`listener`, which is told only what moves no terminal's cursor: boards speak in events."""
+
+    def listen(event: Event) -> None:
+        listener(replace(event, task=plain(event.task), text=printable(event.text)))
+
+    return listen
+
+
+def printable(text: str) -> str:
+    """A text of several lines, each in printable characters."""
+    return "\n".join(map(plain, text.split("\n")))
 
 
 @contextmanager
@@ -136,8 +151,8 @@ def failure(error: EdgeCompressError, as_json: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Print a result as it is: what looks like markup in a path or a name is none."""
-    out.print(Text(text), soft_wrap=True)
+    """Print a result as it is, in printable characters: a path or a name holds no markup."""
+    out.print(Text(printable(text)), soft_wrap=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -146,11 +161,15 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def made_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    """A table, as `table` prints it."""
-    shown = Table(title=title, title_justify="left", header_style="bold")
+    """A table, as `table` prints it: of printable characters, and none of it is markup."""
+    shown = Table(title=_cell(title), title_justify="left", header_style="bold")
     for column in columns:
         right = column.startswith(">")
-        shown.add_column(column.lstrip(">"), justify="right" if right else "left")
+        shown.add_column(_cell(column.lstrip(">")), justify="right" if right else "left")
     for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
+        shown.add_row(*map(_cell, row))
     return shown
+
+
+def _cell(text: str) -> str:
+    return escape(printable(text))

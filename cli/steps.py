@@ -213,8 +213,9 @@ def deploy(run: Run) -> None:
 
 def bench(run: Run) -> None:
     """Classify the photos on the boards, by the boards' own runner; measure on the first."""
-    out = run.space.path("board")
+    from ..runner.run import LATENCY, MEASUREMENTS, PREDICTIONS
 
+    out = run.space.path("board")
     names = run.answered_by or (run.board_name,)
     require_once(names)
     require_one_sort({name: find_board(name) for name in names})
@@ -231,7 +232,8 @@ def bench(run: Run) -> None:
         "bench": run.job.bench.model_dump(exclude={"peers"}),
         "boards": names,
     }
-    run.space.step("bench", inputs, [out / "measurements.json"], work)
+    left = [out / name for name in (PREDICTIONS, LATENCY, MEASUREMENTS)]
+    run.space.step("bench", inputs, left, work)
 
 
 def peers(run: Run) -> None:
@@ -381,10 +383,24 @@ def _upto(last: str) -> list[str]:
 
 
 def _files(photos: PhotoSet) -> str:
-    """A fingerprint of a photo set that needs no file to be read: names, sizes, targets."""
-    sizes = [path.stat().st_size if path.exists() else None for path in photos.paths]
+    """A fingerprint of a photo set that needs no file to be read: names, sizes, times, targets.
+
+    A copy of the photos with other times repeats the steps; trainings have their own fingerprints.
+    """
+    stamps = [_stamp(path) for path in photos.paths]
     names = [path.name for path in photos.paths]
-    return sha256_json([photos.name, names, sizes, photos.targets, photos.labels])
+    return sha256_json([photos.name, names, stamps, photos.targets, photos.labels])
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size, and time of the last change in nanoseconds; None of a file that is not there.
+
+    Uncompressed photos of one size have files of one size: the time tells them apart.
+    """
+    if not path.exists():
+        return None
+    seen = path.stat()
+    return seen.st_size, seen.st_mtime_ns
 
 
 def _folder(folder: Path) -> dict[str, str]:

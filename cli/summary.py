@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,9 @@ def compress(run: Run, as_json: bool) -> Any:
         "reference": {
             "photos": run.photos.name,
             "n": predictions.n,
-            "top1": predictions.top1,
-            "hit_rates": predictions.hit_rates,
-            "mean_macs": predictions.mean_macs,
+            "top1": _known(predictions.top1),
+            "hit_rates": [_known(rate) for rate in predictions.hit_rates],
+            "mean_macs": _known(predictions.mean_macs),
         },
     }
     if not as_json:
@@ -44,7 +45,7 @@ def compress(run: Run, as_json: bool) -> Any:
                 f"{stage.macs / 1e6:.1f}",
                 f"{stage.params / 1e6:.2f}",
                 "always" if stage.threshold is None else f"{stage.threshold:.3f}",
-                f"{rate:.1%}",
+                _share(_known(rate)),
             ]
             for stage, rate in zip(cascade.stages, predictions.hit_rates, strict=True)
         ]
@@ -54,11 +55,18 @@ def compress(run: Run, as_json: bool) -> Any:
         if cascade.predictor:
             share = f"{cascade.predictor.macs / 1e6:.1f} M MACs"
             show.say(f"foreground predictor: {cascade.predictor.resolution} px, {share}")
-        show.say(
+        measured = (
             f"top-1 {predictions.top1:.1%} of {predictions.n} photos, "
-            f"{predictions.mean_macs / 1e6:.1f} M MACs on average; cascade in {run.cascade}"
+            f"{predictions.mean_macs / 1e6:.1f} M MACs on average"
         )
+        none = f"none of {predictions.failed} photos could be read"
+        show.say(f"{measured if predictions.n else none}; cascade in {run.cascade}")
     return document
+
+
+def _known(value: float) -> float | None:
+    """None for NaN, which is of no photos and no JSON."""
+    return None if math.isnan(value) else value
 
 
 def quantize(run: Run, as_json: bool) -> Any:

@@ -37,18 +37,35 @@ def config_dir() -> Path:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """A temporary path beside `path` that becomes `path` when the block ends without an error.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`, not the temporary one.
+    """
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            _flush(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have errors name `path` where they name its temporary one or, on a full disk, none."""
+    beside = str(path.with_name(f".{path.name}."))
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        _flush(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(beside):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _flush(path: Path) -> None:

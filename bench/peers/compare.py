@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ PREPROCESS = Preprocess((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 ROUNDS = 20
 PYTHON = "usr/bin/python3.11"
 
-_START_S = 300.0
+_ANSWER_S = 300.0
 _ROUND_S = 0.25
 _COUNT_S = 1800.0
 
@@ -214,38 +215,61 @@ def _differences(rows: list[Row], outputs: dict[str, np.ndarray]) -> list[Row]:
 
 
 class _Server:
-    """A running engine."""
+    """A running engine.
+
+    Raises:
+        NotHereError: it ends, or gives no answer for `_ANSWER_S`; so does `times`.
+    """
 
     def __init__(self, name: str, folder: Path, threads: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), name, str(folder), str(threads), "serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-        self.output = np.array(self._answer())
+        # A file takes all that an engine says; a pipe that nobody reads would stop it.
+        self._said = folder / f"{name}.stderr"
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, str(PROGRAM), name, str(folder), str(threads), "serve"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                errors="replace",
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            )
+        try:
+            self.output = np.array(self._answer())
+        except BaseException:
+            self.close()
+            raise
 
     def times(self, runs: int) -> list[float]:
         """Seconds of so many runs."""
         assert self._process.stdin
-        try:
+        with contextlib.suppress(OSError):  # where it has ended, its last words say why
             self._process.stdin.write(f"{runs}\n")
             self._process.stdin.flush()
-        except OSError as error:
-            raise NotHereError(f"ended: {error}") from error
         return self._answer()
 
     def _answer(self) -> list[float]:
-        assert self._process.stdout and self._process.stderr
-        # Engines print what they like: ours is the line that is JSON.
-        for line in self._process.stdout:
-            with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, list):
-                    return value
-        said = self._process.stderr.read().strip().splitlines()
+        assert self._process.stdout
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(_ANSWER_S, give_up)
+        timer.start()
+        try:
+            # Engines print what they like: ours is the line that is JSON.
+            for line in self._process.stdout:
+                with contextlib.suppress(ValueError):
+                    value = json.loads(line)
+                    if isinstance(value, list) and value:
+                        return value
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise NotHereError(f"failed: no answer in {_ANSWER_S:g} s")
+        said = self._said.read_text(errors="replace").strip().splitlines()
         raise NotHereError(f"failed: {said[-1][:200] if said else 'it ended'}")
 
     def close(self) -> None:
@@ -277,14 +301,26 @@ def _time_all(
     folder: Path, names: Sequence[str], absent: dict[str, str], threads: int, rounds: int
 ) -> list[Row]:
     with _servers(folder, names, absent, threads) as (running, failed):
+
+        def timed(name: str, runs: int) -> list[float]:
+            """Seconds of so many runs; none of an engine that fails, which is out then."""
+            try:
+                return running[name].times(runs)
+            except NotHereError as error:
+                failed[name] = str(error)
+                running.pop(name).close()
+                return []
+
         runs = {}
-        for name, server in running.items():
-            once = min(server.times(3))
-            runs[name] = max(3, round(_ROUND_S / once))
+        for name in tuple(running):
+            if times := timed(name, 3):
+                runs[name] = max(3, round(_ROUND_S / min(times)))
         medians: dict[str, list[float]] = {name: [] for name in running}
         for _ in events.track(range(rounds), f"timing, {threads} threads"):
-            for name, server in running.items():
-                medians[name].append(statistics.median(server.times(runs[name])))
+            for name in tuple(running):
+                if times := timed(name, runs[name]):
+                    medians[name].append(statistics.median(times))
+        medians = {name: medians[name] for name in running}
         outputs = {name: server.output for name, server in running.items()}
     rows = [
         _timed_row(name, threads, medians, failed.get(name, "")) for name in (*running, *failed)

@@ -136,14 +136,14 @@ def _judge(
     return Judged(np.array(sure).reshape(-1, len(targets)), right, costs, chance)
 
 
-def mean_chance(members: Sequence[Member], targets: np.ndarray, point: OperatingPoint) -> float:
-    """The probability that a setting gives to the targets, on average (see `likeliest_within`)."""
+def chances_at(members: Sequence[Member], targets: np.ndarray, point: OperatingPoint) -> np.ndarray:
+    """The probability that a setting gives to each target, `[n]` (see `likeliest_within`)."""
     own = _chosen(members, point.members)
     costs = _costs(own, 0, "macs")
     assert costs is not None
     judged = _judge(own, targets, point, costs)
     assert judged.chance is not None
-    return float(judged.chance[judged.stage(point.thresholds), np.arange(len(targets))].mean())
+    return judged.chance[judged.stage(point.thresholds), np.arange(len(targets))]
 
 
 def answers(

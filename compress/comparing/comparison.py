@@ -7,9 +7,10 @@ chosen (the members of a cascade, its thresholds, whether to crop) is chosen on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,8 +22,9 @@ from edgecompress import events
 from edgecompress.errors import InputError, UsageError
 from edgecompress.files import writing
 
-from ..cascading.cascade import Member, frontier, mean_chance
+from ..cascading.cascade import Member, OperatingPoint, chances_at, frontier
 from ..cascading.chooser import SPARE, Asked, Chooser
+from ..cascading.switch import BEYOND
 from ..config import CompressConfig, Epochs, MemberShare, Positive, Share, Table, Workers
 from ..cropping.crop_sizes import NEVER_SMALLER, with_sizes
 from ..cropping.foreground import draw_boxes, train_predictor
@@ -390,21 +392,40 @@ class _Rows:
             name = _name(method, budget)
             if name in self.done:
                 rows.append(self.single(method, budget, name))
-        candidates = []
+        ways = []
         for kind, title in (("member", "cascade"), ("member-crop", "cascade-crop")):
             names = [_name(kind, share) for share in self.table.members]
             names = [name for name in names if name in self.done]
             fitting = [n for n in names if self.cost(n) <= budget * self.base_macs]
+            candidates = []
             if fitting:
-                singles = [self.single(kind, budget, name) for name in fitting]
-                candidates.append(max(singles, key=lambda row: (row.chance, -row.macs)))
+                candidates.append(_likeliest([self.single(kind, budget, n) for n in fitting]))
             cascade = self.cascade(title, budget, names)
             candidates += [cascade] if cascade else []
-        rows += candidates
-        if candidates:
-            best = max(candidates, key=lambda row: (row.chance, -row.macs))
-            rows.append(Row(**{**_fields(best), "method": FULL}))
+            rows += candidates
+            ways += [_likeliest(candidates)] if candidates else []
+        if ways:
+            rows.append(replace(self.paying(ways), method=FULL))
         return rows
+
+    def paying(self, ways: Sequence[Row]) -> Row:
+        """Of the best without crops and the best with them the former, unless crops pay: by more
+        than the noise of the photos held out, as in a job (`cascading.switch`)."""
+        first, *others = ways
+        for other in others:
+            gain = self.held_chances(other) - self.held_chances(first)
+            if gain.mean() > BEYOND * gain.std() / math.sqrt(len(gain)):
+                first = other
+        return first
+
+    def held_chances(self, row: Row) -> np.ndarray:
+        """The probability that a row gives to the class of each photo held out, `[n]`."""
+        held = self.asked(row.networks, "held")
+        if row.point is None:
+            logits = held.members[0].logits
+            return chances(logits, held.targets, fit_temperature(logits, held.targets))
+        point = OperatingPoint(**{**row.point, "members": None})
+        return chances_at(held.members, held.targets, point)
 
     def cost(self, name: str) -> int:
         result = self.done[name].result
@@ -447,7 +468,7 @@ class _Rows:
             n=len(self.val),
             networks=tuple(names[place] for place in point.members or range(len(names))),
             point=asdict(told),
-            chance=mean_chance(held.members, held.targets, point),
+            chance=float(chances_at(held.members, held.targets, point).mean()),
         )
 
     def asked(self, names: Sequence[str], kind: Literal["held", "val"]) -> Asked:
@@ -473,5 +494,6 @@ def _chance(logits: np.ndarray, targets: np.ndarray) -> float:
     return float(chances(logits, targets, fit_temperature(logits, targets)).mean())
 
 
-def _fields(row: Row) -> dict[str, Any]:
-    return {key: getattr(row, key) for key in row.__dataclass_fields__}
+def _likeliest(rows: Sequence[Row]) -> Row:
+    """The one that gives the held-out photos' classes the largest probability, or the cheaper."""
+    return max(rows, key=lambda row: (row.chance, -row.macs))

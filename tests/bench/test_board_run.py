@@ -27,7 +27,8 @@ import psutil
 import pytest
 
 from edgecompress import events
-from edgecompress.bench import spread
+from edgecompress.bench import board_photos, spread
+from edgecompress.bench import board_run as board_run_module
 from edgecompress.bench.accuracy import match
 from edgecompress.bench.board_photos import PHOTOS, identify
 from edgecompress.bench.board_run import BoardRun, read_board_run, run_on_boards
@@ -44,9 +45,11 @@ from edgecompress.compress.data.photos import PhotoSet
 from edgecompress.errors import BoardError, CompileError, EdgeCompressError, InputError
 from edgecompress.events import Event
 from edgecompress.rpc import Session, connect, virtual
+from edgecompress.rpc.local import LocalSession
 from edgecompress.rpc.process import Completed
 from edgecompress.rpc.ssh import SshSession
 from edgecompress.runner.records import Record, read_records
+from edgecompress.targets import load_board
 
 LATENCY = LatencyTable(runs=1, seconds=0, retries=0, cool_seconds=0)
 OPTIONS = BenchTable(threads=1, warmup=1, latency=LATENCY)
@@ -256,6 +259,129 @@ def test_a_runner_that_never_gets_far_is_given_up(
     assert f"{resumed} photos done before" in last and "2 failed" in last
     assert [record.photo for record in run.records.values()] == list(identify(many.paths))
     assert all(record.error_kind in (None, "input") for record in run.records.values())
+
+
+@pytest.mark.usefixtures("session", "impatient")
+def test_latency_that_makes_no_sense_is_measured_again(
+    tiny: Any,
+    photos: PhotoSet,
+    tmp_path: Path,
+    told: list[Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No answer is lost over it, however often it comes."""
+    download, damage = LocalSession.download, [True]
+
+    def damaged(session: LocalSession, remote: str, local: Path) -> None:
+        download(session, remote, local)
+        if remote.endswith("latency.jsonl") and damage[-1]:
+            local.write_text('{"pass":1,"photo":"x","timings_ms":{"total":NaN}}\n')
+
+    monkeypatch.setattr(LocalSession, "download", damaged)
+    out = tmp_path / "out"
+    with pytest.raises(BoardError, match="'host' measured makes no sense"):
+        run_on_host(tiny.bundle, photos, out)
+    assert begun(told).count("measuring latency on host") == spread.MOST_TRIES
+    told.clear()
+
+    def mend(event: Event) -> None:
+        if event.kind == "warning":
+            damage.append(False)
+
+    with events.listening(mend):
+        run = run_on_host(tiny.bundle, photos, out)
+    assert run.measurements["photos_resumed"] == 10 and run.runs
+    assert begun(told).count("measuring latency on host") == 2
+
+
+def test_results_that_are_not_there(tiny: Any, board_run: BoardRun, tmp_path: Path) -> None:
+    for missing in ("predictions.jsonl", "latency.jsonl", "measurements.json"):
+        folder = tmp_path / missing
+        folder.mkdir()
+        (folder / "predictions.jsonl").touch()
+        (folder / "latency.jsonl").touch()
+        (folder / "measurements.json").write_text(json.dumps(board_run.measurements))
+        assert not read_board_run(folder).records
+        (folder / missing).unlink()
+        with pytest.raises(InputError, match=missing):
+            read_board_run(folder)
+
+
+@pytest.mark.usefixtures("session", "impatient")
+def test_the_board_is_held_from_the_first_photo_to_the_last_run(
+    tiny: Any, photos: PhotoSet, tmp_path: Path
+) -> None:
+    moves: list[str] = []
+
+    @contextlib.contextmanager
+    def opener() -> Iterator[Session]:
+        moves.append("taken")
+        with connect("host") as session:
+            yield session
+        moves.append("let go")
+
+    def hear(event: Event) -> None:
+        if event.kind in ("begin", "end") and event.task.startswith(("classifying", "measuring")):
+            moves.append(f"{event.kind} {event.task.split()[0]}")
+
+    with events.listening(hear):
+        run_on_boards({"host": opener}, tiny.bundle, photos, tmp_path / "out", OPTIONS)
+    assert moves == [
+        *("begin classifying", "taken", "end classifying"),
+        *("begin measuring", "end measuring", "let go"),
+    ]
+
+
+@pytest.mark.usefixtures("session", "impatient")
+def test_a_board_that_is_lost_between_photos_and_latency_is_waited_for(
+    tiny: Any, photos: PhotoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploys, opened = [], []
+
+    def lost(*arguments: Any) -> Any:
+        deploys.append(arguments)
+        if len(deploys) == 2:
+            raise BoardError("the connection was lost")
+        return deploy(*arguments)
+
+    def opener() -> Session:
+        opened.append(len(deploys))
+        if len(opened) == 2:
+            raise BoardError("'host' is in use by a colleague")
+        return connect("host")
+
+    monkeypatch.setattr(board_run_module, "deploy", lost)
+    run = run_on_boards({"host": opener}, tiny.bundle, photos, tmp_path / "out", OPTIONS)
+    assert opened == [0, 2, 2] and run.runs
+
+
+def test_words_of_a_board_do_not_reach_the_terminal_as_they_are(told: list[Event]) -> None:
+    line = json.dumps({"event": "pass", "pass": 1, "disturbed": ["\x1b]0;owned\x07"]})
+
+    class Hostile:
+        name, board = "pi", load_board("host")
+
+        def stream(self, *_: Any, on_line: Callable[[str], None], **__: Any) -> Completed:
+            on_line(line)
+            return Completed(0, "", "")
+
+    board_run_module._stream(Hostile(), [], 1, 0, LATENCY)  # type: ignore[arg-type]
+    texts = [event.text for event in told if event.kind == "advance"]
+    assert texts == ["pass 1 was disturbed: \\x1b]0;owned\\x07"]
+
+
+def test_photos_of_a_users_own_stay(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder may be somebody's home."""
+    folder = Path(session.workdir, PHOTOS)
+    own = {"holiday.jpg", "A" * 64, "a" * 63, "0" * 65}
+    (folder / ("b" * 64)).mkdir(parents=True)
+    for name in (*own, "f" * 64, "0123456789abcdef" * 4):
+        (folder / name).write_text("photo")
+    (folder / ("b" * 64) / "inside").touch()
+    monkeypatch.setattr(board_photos, "free_bytes", lambda _: 1_000_000)
+    shelf = board_photos.Shelf(session, {"c" * 64: 5_000_000})
+    assert {path.name for path in folder.iterdir()} == {*own, "b" * 64}
+    assert shelf.lacks("f" * 64)
 
 
 def test_photos_that_are_none_at_all(tiny: Any, session: Session, tmp_path: Path) -> None:

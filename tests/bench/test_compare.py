@@ -98,6 +98,37 @@ def test_a_slower_and_worse_run(before: Report) -> None:
     assert "500" in p99.basis
 
 
+def test_chance_of_few_photos_is_not_known(before: Report) -> None:
+    """A hundred runs of nine photos are nine photos."""
+    few = [larger(before, 9, 8, lambda index, k=k: k * (10.0 + index % 7)) for k in (1.0, 1.2)]
+    often = [
+        changed(
+            one,
+            photos=[
+                {**photo.model_dump(), "ms": {"total": photo.ms["total"] * 100}}
+                for photo in one.photos or []
+            ],
+        )
+        for one in few
+    ]
+    p50, macs = (held(*often).row(key) for key in ("p50", "macs"))
+    for row in (p50, macs):
+        assert row and row.significant is None and row.interval is None
+        assert row.basis == "not known: an interval needs 10 photos in each, and one has 9"
+    assert p50 and p50.verdict == "changed"
+
+
+def test_a_part_that_other_photos_reached_is_not_paired(before: Report) -> None:
+    photos = [photo.model_dump() for photo in before.photos or []]
+    for one in photos[:5]:
+        one["ms"] = {"total": one["ms"]["total"]}
+    comparison = held(before, changed(before, photos=photos))
+    assert comparison.pairing == ""
+    whole, part = comparison.row("p50"), comparison.row("decode.p50")
+    assert whole and whole.basis == "bootstrap of the ratio, the same photos"
+    assert part and part.basis == "bootstrap of the ratio, other photos in each"
+
+
 def test_other_photos_are_not_paired(before: Report) -> None:
     after = larger(before, 150, 120, lambda index: 10.0 + index % 7)
     comparison = held(before, after)
@@ -315,8 +346,9 @@ def test_the_picture_stays_inside(before: Report, factor: float) -> None:
 
 
 def test_markdown_is_not_broken_by_names(before: Report) -> None:
-    named = before.model_copy(update={"name": "a|b\n<script>`*x*"})
+    named = before.model_copy(update={"name": "a|b\n<script>`*x*", "created": "<b>|[x](y)"})
     told = comparison_markdown(held(named, before))
+    assert "\\<b\\>\\|\\[x\\](y) UTC" in told
     assert "a\\|b \\<script\\>\\`\\*x\\*" in told
     rows = [line for line in told.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {8}

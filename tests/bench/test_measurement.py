@@ -52,6 +52,11 @@ def test_the_fixture_is_too_short_to_be_good(report: Report) -> None:
     assert told.samples[0].t < told.samples[-1].t
 
 
+def test_a_boards_words_cannot_move_a_terminals_cursor(material: Material) -> None:
+    told = again(material, doubts=[{"kind": "load", "text": "\x1b]0;owned\x07 90 °C"}])
+    assert verdict(told) == "doubtful: \\x1b]0;owned\\x07 90 °C"
+
+
 def test_good_is_said_where_nothing_speaks_against_it(material: Material) -> None:
     told = again(material, doubts=[])
     assert told.measurement is not None

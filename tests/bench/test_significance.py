@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompress.bench.significance import (
+    FEWEST_PHOTOS,
     fewest,
     mcnemar,
     paired_difference,
@@ -99,6 +100,19 @@ def test_what_too_few_values_cannot_tell() -> None:
     assert ratio_intervals(np.zeros((40, 1)), times, False) == {}
     assert {fewest(name) for name in ("p50", "mean")} == {10}
     assert (fewest("p90"), fewest("p99")) == (50, 500)
+
+
+def test_many_runs_of_few_photos_are_few() -> None:
+    """One photo, a hundred times: its runs lie close together, and say nothing of others."""
+    rng = np.random.default_rng(3)
+    for photos in (1, FEWEST_PHOTOS - 1):
+        first, second = rng.lognormal(3, 0.3, (2, photos, 1)) * rng.normal(
+            1, 0.01, (2, photos, 100)
+        )
+        assert ratio_intervals(first, second, True) == {}
+        assert ratio_intervals(first, np.tile(second, (20, 1)), False) == {}
+    enough = rng.lognormal(3, 0.3, (FEWEST_PHOTOS, 10))
+    assert "p50" in ratio_intervals(enough, enough, True)
 
 
 def test_many_photos_take_seconds() -> None:

@@ -29,14 +29,16 @@ from PIL import Image
 from edgecompress import events
 from edgecompress.bench import board_feed, board_photos, spread
 from edgecompress.bench.answers import Journal, RecordFile
-from edgecompress.bench.board_feed import fits
+from edgecompress.bench.board_feed import fits, within
 from edgecompress.bench.board_photos import identify
 from edgecompress.bench.board_run import BoardRun, run_on_boards
-from edgecompress.bench.deploy import read_manifest
+from edgecompress.bench.deploy import manifest_sha256, read_manifest
+from edgecompress.bench.records import MANY
 from edgecompress.bench.spread import Work, unreadable
 from edgecompress.cli.job import BenchTable, LatencyTable
 from edgecompress.compress.data.photos import PhotoSet
 from edgecompress.errors import BoardError
+from edgecompress.files import sha256_json
 from edgecompress.rpc import virtual
 from edgecompress.rpc.deadline import Deadline
 from edgecompress.rpc.local import LocalSession
@@ -348,6 +350,18 @@ def test_a_torn_line_is_none(tmp_path: Path) -> None:
         {"top5": ((10, 0.5),)},
         {"logits": "nan"},
         {"logits": "short"},
+        {"confidences": (float("nan"), 0.5)},
+        {"confidences": (1.5, 0.5)},
+        {"top5": ((1, float("inf")),)},
+        {"top5": ((1, -0.1),)},
+        {"box": (0.0, 0.0, float("nan"), 9.0)},
+        {"box": (0.0, 0.0, 1e300, 9.0)},
+        {"box": (9.0, 0.0, 3.0, 9.0)},
+        {"predicted": (0.0, 0.0, 1.0, float("inf"))},
+        {"size": 99},
+        {"size": None},
+        {"timings_ms": {"total": float("nan")}},
+        {"timings_ms": {"total": -1.0}},
     ],
 )
 def test_answers_that_make_no_sense(tiny: Any, direct: Any, change: dict[str, Any]) -> None:
@@ -360,6 +374,52 @@ def test_answers_that_make_no_sense(tiny: Any, direct: Any, change: dict[str, An
     }
     outcome: Outcome = dataclasses.replace(record.outcome, **fields)
     assert not fits(dataclasses.replace(record, outcome=outcome), cascade)
+
+
+@pytest.mark.parametrize("value", [10**400, -1, float("nan"), float("inf"), "1", None, [1]])
+def test_numbers_that_make_no_sense(value: Any) -> None:
+    assert not within(value, MANY) and within(1, MANY) and within(0.0, MANY)
+
+
+def test_a_damaged_answer_that_was_left_is_asked_again(
+    tiny: Any, direct: Any, photo_files: tuple[Path, ...], shelf: Shelf, tmp_path: Path
+) -> None:
+    """It stood in the way of every later try, as it was found before any photo was sent."""
+    photos = PhotoSet("few", photo_files, (0,) * len(photo_files), ("a", "b"))
+    settings = [manifest_sha256(tiny.bundle), OPTIONS.threads, OPTIONS.cluster]
+    key = sha256_json([*settings, sorted(identify(photos.paths))])
+    record = next(iter(direct.records.values())).to_json()
+    left = shelf.root / "a/runs" / key[:24] / "0123abcd/000000.jsonl"
+    left.parent.mkdir(parents=True)
+    left.write_text(json.dumps({**record, "confidences": [float("nan")]}) + "\n")
+    run = run_on_boards(shelf.boards("a"), tiny.bundle, photos, tmp_path / "out", OPTIONS)
+    assert run.measurements["photos"] == len(photo_files)
+
+
+def test_a_link_that_is_lost_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience begins with the loss, not with the work that it cuts off."""
+    monkeypatch.setattr(spread, "_PAUSES_S", (0.01,))
+    tries = []
+
+    def attempt(_: Any) -> None:
+        tries.append(time.sleep(0.3))
+        if len(tries) < 3:
+            raise BoardError("lost")
+
+    spread.keep_trying("a", contextlib.nullcontext, attempt, 0.2, begun=lambda: True)  # type: ignore[arg-type]
+    assert len(tries) == 3
+
+
+def test_a_board_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "_PAUSES_S", (0.01,))
+
+    def gone() -> Any:
+        raise BoardError("cannot be reached")
+
+    start = time.monotonic()
+    with pytest.raises(BoardError, match="cannot be reached"):
+        spread.keep_trying("a", gone, lambda _: None, 0.2, begun=lambda: True)
+    assert 0.2 <= time.monotonic() - start < 5
 
 
 @pytest.mark.board

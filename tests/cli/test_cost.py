@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from edgecompress.cli.cost import KeptCost, job_cost, shapes
+from edgecompress import events
+from edgecompress.cli.cost import NETWORK, KeptCost, Measured, job_cost, shapes, told
 from edgecompress.cli.job import Job, compress_config
 from edgecompress.cli.run import Run
 from edgecompress.cli.state import Workspace
 from edgecompress.compress.networks.network import NetworkSpec
-from edgecompress.errors import UsageError
+from edgecompress.errors import BoardError, UsageError
 
 SMALL = NetworkSpec("resnet18", 0.125, 1.0, 32, 2)
 
@@ -38,10 +39,10 @@ def test_an_equal_network_is_measured_once(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
     measured: list[NetworkSpec] = []
 
-    def measure(spec: NetworkSpec, folder: Path) -> float:
+    def measure(spec: NetworkSpec, folder: Path) -> Measured:
         assert folder.is_dir()
         measured.append(spec)
-        return 7.0
+        return Measured(7.0)
 
     def again() -> KeptCost:
         return KeptCost("here", {"threads": 1}, measure)
@@ -56,8 +57,40 @@ def test_an_equal_network_is_measured_once(tmp_path: Path, monkeypatch) -> None:
     assert shapes(NetworkSpec("resnet18", 0.125, 0.5, 32, 2)) != shapes(SMALL)
     for spec, where in ((NetworkSpec("resnet18", 0.125, 1.0, 40, 2), 1), (SMALL, 2)):
         known = {path.name for path in (tmp_path / "costs").iterdir()}
-        KeptCost("here", {"threads": where}, lambda *_: 8.0)(spec)
+        KeptCost("here", {"threads": where}, lambda *_: Measured(8.0))(spec)
         assert len({path.name for path in (tmp_path / "costs").iterdir()} - known) == 1
+
+
+def _measurements(*kinds: str) -> dict[str, Any]:
+    """A board's, with a doubt of each kind."""
+    doubts = [{"kind": kind, "text": f"{kind} of it"} for kind in kinds]
+    return {"latency_ms": {NETWORK: {"n": 30, "p50": 7.0}}, "latency": {"doubts": doubts}}
+
+
+def test_a_throttled_time_is_none() -> None:
+    for kinds in (["throttled"], ["throttled", "load", "few"]):
+        with pytest.raises(BoardError, match=r"'pi' has no time .* throttled of it") as caught:
+            told("pi", _measurements(*kinds))
+        assert "what was measured is kept" in caught.value.hint
+    # What is no disturbance would be the same the next time.
+    assert told("pi", _measurements("governor", "spread", "few", "short")) == Measured(7.0)
+    assert told("pi", _measurements("clock", "load", "governor")).doubt == "clock of it; load of it"
+
+
+def test_a_disturbed_time_holds_for_one_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    times = iter([Measured(9.0, "others had half of it"), Measured(7.0)])
+    heard: list[str] = []
+
+    def again() -> KeptCost:
+        return KeptCost("here", {"threads": 1}, lambda *_: next(times))
+
+    first = again()
+    with events.listening(lambda event: heard.append(event.text)):
+        assert first(SMALL) == first(SMALL) == 9.0
+    assert sum("others had half of it; 9 ms holds for this run" in text for text in heard) == 1
+    assert not list(tmp_path.rglob("*.json"))
+    assert again()(SMALL) == again()(SMALL) == 7.0
 
 
 def test_a_board_without_times_is_refused_and_macs_need_none(tmp_path: Path) -> None:
@@ -72,8 +105,8 @@ def test_a_board_without_times_is_refused_and_macs_need_none(tmp_path: Path) -> 
             _cost(_run("virtual-pi4", tmp_path, **table))
         assert "MACs" in caught.value.hint
         assert "cycles" in caught.value.hint
-    told = {"ms": 30, "costs_ms": [10, 20, 30]}
-    assert _cost(_run("virtual-pi4", tmp_path, cascade=told)) is None
+    given = {"ms": 30, "costs_ms": [10, 20, 30]}
+    assert _cost(_run("virtual-pi4", tmp_path, cascade=given)) is None
     with pytest.raises(UsageError, match="cycles cannot be estimated for host"):
         _cost(_run("host", tmp_path, shrink={"cost": "cycles"}))
 

@@ -18,7 +18,8 @@ from edgecompress.cli import steps
 from edgecompress.cli.job import load_job
 from edgecompress.cli.run import Run
 from edgecompress.cli.state import Workspace
-from edgecompress.errors import UsageError
+from edgecompress.cli.verb import writable
+from edgecompress.errors import InputError, UsageError
 from edgecompress.targets import BoardEntry
 from edgecompress.targets.inventory import add, inventory_path
 
@@ -123,6 +124,23 @@ def test_a_damaged_inventory() -> None:
     told = refused_twice("boards", "list", code=3)
     assert "host" in told
     assert "boards.toml" in told
+
+
+def test_a_configuration_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "config").touch()
+    told = refused_twice("boards", "add", "shelf", "--host", "192.0.2.1", code=3)
+    assert f"{tmp_path / 'config'}: " in told
+    assert "another place" in told
+
+
+def test_an_output_that_is_a_folder_is_seen_before_the_work(tmp_path: Path) -> None:
+    # Neither the network nor the cascade is there: what is said first is what was looked at first.
+    for argv in (["export", "none.pt"], ["bench", "crops", tmp_path / "none"]):
+        told = refused(*argv, "--out", tmp_path, code=3)
+        assert f"cannot write {tmp_path}: it is a folder" in told
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        writable(tmp_path / "file" / "x.onnx")
 
 
 @pytest.mark.parametrize(

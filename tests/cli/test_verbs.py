@@ -51,6 +51,10 @@ def test_bench_takes_a_job_and_has_verbs_of_its_own() -> None:
     assert "--json" in edgecompress("bench", "job", "--help").stdout
 
 
+def test_names_of_tables_are_not_lost_as_markup() -> None:
+    assert "[pretrained]" in edgecompress("bench", "compression", "--help").stdout
+
+
 def test_boards_as_one_json_document() -> None:
     shown = edgecompress("boards", "--json")
     boards = {board["name"]: board for board in json.loads(shown.stdout)["boards"]}
@@ -82,6 +86,15 @@ def test_mistakes_are_two_lines_and_a_code(
     assert cause in shown.stderr
     assert hint in shown.stderr
     assert not (ROOT / "x.onnx").exists()
+
+
+def test_options_of_a_group_count_for_its_verbs(tmp_path: Path) -> None:
+    assert "boards" in json.loads(edgecompress("boards", "--json", "list").stdout)
+    for name in ("n1", "n2"):
+        (tmp_path / "imagenette160/val" / name).mkdir(parents=True)
+        (tmp_path / "imagenette160/val" / name / "a.jpg").touch()
+    shown = edgecompress("data", "--json", "--data", str(tmp_path), "get", "imagenette")
+    assert json.loads(shown.stdout)["folder"] == str(tmp_path / "imagenette160")
 
 
 def test_an_error_as_json() -> None:

@@ -20,6 +20,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as full, writing(tmp_path / "a.txt"):
+        # A full disk: the system names no file.
+        Path("/dev/full").write_bytes(b"x")
+    assert full.value.filename == str(tmp_path / "a.txt")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as folder, writing(tmp_path / "folder"):
+        pass
+    assert (folder.value.filename, folder.value.filename2) == (str(tmp_path / "folder"), None)
+    with pytest.raises(FileNotFoundError) as other, writing(tmp_path / "a.txt"):
+        (tmp_path / "none").read_text()
+    assert other.value.filename == str(tmp_path / "none")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     with building(target) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -50,6 +51,39 @@ def test_each_engine_has_a_row(onnx: Path) -> None:
             assert row.difference is not None and row.difference < 1e-3, row.engine
     assert rows["litert"].reason  # no .tflite file lies beside the model
     assert found.macs > 1_000_000
+
+
+ENGINES = """
+import json, sys, time
+name = sys.argv[1]
+def say(value):
+    print(json.dumps(value), flush=True)
+if name == "ncnn":
+    time.sleep(60)
+if name == "edgecompress":
+    sys.stderr.write("a warning\\n" * 30_000)
+say([1.0, 2.0])
+for count, line in enumerate(sys.stdin):
+    if name == "mnn" and count == 2:
+        sys.exit("it has run out of memory")
+    say([0.01] * int(line))
+"""
+
+
+def test_engines_that_fail_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One hangs, one dies in its runs, and one says more than a pipe holds."""
+    module = importlib.import_module("edgecompress.bench.peers.compare")
+    (tmp_path / "program.py").write_text(ENGINES)
+    monkeypatch.setattr(module, "PROGRAM", tmp_path / "program.py")
+    monkeypatch.setattr(module, "_ANSWER_S", 5.0)
+    names = ["edgecompress", "onnxruntime", "ncnn", "mnn"]
+    rows = {row.engine: row for row in module._time_all(tmp_path, names, {}, 1, 4)}
+    assert set(rows) == set(names)
+    assert rows["ncnn"].reason == "failed: no answer in 5 s"
+    assert rows["mnn"].reason == "failed: it has run out of memory"
+    assert rows["mnn"].ms is None and rows["mnn"].difference is None
+    assert rows["edgecompress"].ratio == rows["onnxruntime"].ratio == (1.0, 1.0, 1.0)
+    assert rows["edgecompress"].ms == pytest.approx(10)
 
 
 def test_another_precision_is_a_row_of_its_own(onnx: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edgecompress.compress.cascading.cascade import Member, OperatingPoint, frontier, mean_chance
+from edgecompress.compress.cascading.cascade import Member, OperatingPoint, chances_at, frontier
 from edgecompress.compress.cascading.chooser import Asked, Chooser, chooser
 from edgecompress.compress.cascading.crossfit import estimate, left_out, mcnemar, paired, parts
 from edgecompress.compress.cascading.switch import Decision, Tried, decide
@@ -69,10 +69,10 @@ def test_a_budget_is_used_up_and_not_overdrawn(seed: int) -> None:
         assert point.mean_macs == pytest.approx(told.macs.mean())
         assert point.mean_macs <= limit
         # Within a cost the likeliest is wanted, and not what chance has made the most accurate.
-        chance = mean_chance(asked.members, asked.targets, point)
+        chance = chances_at(asked.members, asked.targets, point).mean()
         others = [one for one in wanted.sweep(asked) if one.mean_macs <= limit]
         for one in others[:: max(1, len(others) // 100)]:
-            assert chance >= mean_chance(asked.members, asked.targets, one) - 1e-6
+            assert chance >= chances_at(asked.members, asked.targets, one).mean() - 1e-6
     with pytest.raises(UsageError, match="the cheapest takes"):
         replace(ALL, macs=50.0).choose(ALL.sweep(asked), asked)
 

@@ -13,6 +13,7 @@ import pytest
 from edgecompress import events
 from edgecompress.bench import compression
 from edgecompress.bench.compression_page import page_values, plot, write_compression
+from edgecompress.compress.comparing import comparison
 from edgecompress.compress.comparing.baselines import TITLES, only_resolution, only_width
 from edgecompress.compress.comparing.comparison import (
     Answers,
@@ -86,6 +87,23 @@ def test_rows_follow_from_the_kept_answers(rows: list[Row], photos, work: Path) 
         assert row.top1 == pytest.approx(np.mean(right))
         hits = [np.mean(np.array(stages) == stage) for stage in range(len(logits))]
         assert row.point["hit_rates"] == pytest.approx(hits)
+
+
+def test_cropping_is_chosen_only_where_it_pays(compared, rows: list[Row], monkeypatch) -> None:
+    """By more than the noise of the photos held out, however lucky it was on them."""
+    ours = [row for row in rows if row.method == "edgecompress"]
+    for row in ours:
+        rivals = [r for r in rows if (r.seed, r.budget) == (row.seed, row.budget)]
+        whole = [r for r in rivals if r.method in ("member", "cascade")]
+        if not row.cropped:
+            assert replace(row, method="") in [replace(r, method="") for r in whole]
+            assert row.chance == max(r.chance for r in whole)
+    monkeypatch.setattr(comparison, "BEYOND", math.inf)
+    again = compare(compared.config, compared.table, compared.photos, compared.work)
+    assert not any(row.cropped for row in again if row.method == "edgecompress")
+    monkeypatch.setattr(comparison, "BEYOND", -math.inf)
+    again = compare(compared.config, compared.table, compared.photos, compared.work)
+    assert all(row.cropped for row in again if row.method == "edgecompress")
 
 
 def test_a_second_run_trains_nothing(compared) -> None:
