@@ -18,6 +18,7 @@ from edgecompress import events
 from edgecompress.errors import BoardError
 
 from ..rpc.deadline import Deadline
+from ..rpc.lease import LeaseTakenError
 from ..rpc.session import Session
 from ..runner.records import Record
 from .answers import Journal
@@ -305,6 +306,9 @@ def keep_trying(
                 there = True
                 attempt(session)
             return
+        except LeaseTakenError:
+            failed()
+            raise  # somebody wants the board: trying again would disturb them
         except BoardError as error:
             failed()
             if answered() > done:

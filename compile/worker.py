@@ -80,7 +80,7 @@ class Worker:
         self._errors.seek(0)
         self._errors.truncate()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs)],
+            [sys.executable, "-P", "-m", __name__, str(theirs)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,

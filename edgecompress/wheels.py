@@ -63,7 +63,7 @@ def fetch(wheel: Wheel) -> Path:
 
 def _download(wheel: Wheel, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", temporary]
         if wheel.platforms:
             command += [f"--platform={tag}" for tag in wheel.platforms]

@@ -64,25 +64,38 @@ class Holder:
         return f"{self.owner} ({self.purpose}, for {spent})"
 
 
+class LeaseTakenError(BoardError):
+    """Somebody has taken the board away from us: trying again would disturb them."""
+
+
 class Lease:
     """A lease that is held."""
 
     def __init__(self, name: str, running: Running) -> None:
         self._name = name
         self._running = running
-        self._lost = ""
+        # Who has taken it away; None while it is ours.
+        self._lost_to: str | None = None
         self._ended = threading.Event()
 
     def require(self) -> None:
         """Return while it is ours.
 
         Raises:
-            BoardError: it was taken away, or has ended with the connection.
+            LeaseTakenError: it was taken away.
+            BoardError: it has ended with the connection.
         """
-        if self._lost:
-            raise BoardError(
-                self._lost, "what was measured since then may be disturbed: measure again"
-            )
+        if self._lost_to is not None:
+            raise _gone(self._name, self._lost_to)
+
+    def require_untaken(self) -> None:
+        """Return unless it was taken away: a connection that has ended says so itself.
+
+        Raises:
+            LeaseTakenError: it was.
+        """
+        if self._lost_to != _NOBODY:
+            self.require()
 
     def watch(self) -> None:
         """Notice when it is lost, until `end` is called."""
@@ -90,10 +103,9 @@ class Lease:
         while not self._ended.is_set():
             if self._running.poll(1.0, lambda line: said.append(_parsed(line))):
                 by = _holder(said[-1] if said else {}).owner
-                cause = f"was taken away by {by}" if by != _NOBODY else "was lost"
                 if not self._ended.is_set():
-                    self._lost = f"the lease on '{self._name}' {cause}"
-                    events.warn(self._lost)
+                    self._lost_to = by
+                    events.warn(_gone(self._name, by).message)
                 return
 
     def end(self) -> None:
@@ -105,6 +117,8 @@ class Lease:
 @contextmanager
 def lease(session: Session, purpose: str, *, wait: float = 0.0, token: str = "") -> Iterator[Lease]:
     """Hold the board of a session for as long as the block lasts.
+
+    When it is taken away, commands that the session runs in the block end with `LeaseTakenError`.
 
     Args:
         purpose: what for, as others are told.
@@ -120,9 +134,11 @@ def lease(session: Session, purpose: str, *, wait: float = 0.0, token: str = "")
         _await(session.name, running, wait)
         held = Lease(session.name, running)
         threading.Thread(target=held.watch, name="lease", daemon=True).start()
+        before, session.require = session.require, held.require_untaken
         try:
             yield held
         finally:
+            session.require = before
             held.end()
 
 
@@ -202,6 +218,14 @@ def _await(name: str, running: Running, wait: float) -> None:
             done.check(*_refused(name))
             break
     raise BoardError(f"'{name}' does not say who measures on it", f"edgecompress doctor -b {name}")
+
+
+def _gone(name: str, by: str) -> BoardError:
+    """The error for a lease that is ours no more."""
+    hint = "what was measured since then may be disturbed: measure again"
+    if by == _NOBODY:
+        return BoardError(f"the lease on '{name}' was lost", hint)
+    return LeaseTakenError(f"the lease on '{name}' was taken away by {by}", hint)
 
 
 def _refused(name: str) -> tuple[str, str]:

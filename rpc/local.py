@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from edgecompress.errors import BoardError
@@ -17,7 +18,7 @@ from edgecompress.files import cache_dir, sha256_file, writing
 
 from ..targets import Board
 from .process import Running, command_line
-from .session import Commands
+from .session import CHUNK, DOWNLOAD_BYTES, Commands, nothing
 from .tunnel import Tunnel
 
 
@@ -27,6 +28,7 @@ class LocalSession(Commands):
     def __init__(self, board: Board, workdir: Path | None = None) -> None:
         self.board = board
         self.name = board.name
+        self.require = nothing
         self.workdir = str((workdir or cache_dir("host-board")).resolve())
         Path(self.workdir).mkdir(parents=True, exist_ok=True)
         self._started: list[_Pipes] = []
@@ -55,7 +57,7 @@ class LocalSession(Commands):
         )
         pipes = _Pipes(process)
         self._started = [one for one in self._started if one.alive] + [pipes]
-        return Running(pipes, argv[0], self.name, timeout)
+        return Running(pipes, argv[0], self.name, timeout, self.require)
 
     def upload(self, local: Path, remote: str) -> bool:
         """See `Session.upload`."""
@@ -80,12 +82,14 @@ class LocalSession(Commands):
                 raise self.disk_full(str(target), size, free) from error
             raise BoardError(f"cannot write {target}: {error.strerror}") from error
 
-    def download(self, remote: str, local: Path) -> None:
+    def download(self, remote: str, local: Path, limit: int = DOWNLOAD_BYTES) -> None:
         """See `Session.download`."""
         source = Path(self.path(remote))
         try:
-            with source.open("rb"), writing(local) as temporary:
-                shutil.copyfile(source, temporary)
+            with source.open("rb") as stream:
+                if source.stat().st_size > limit:
+                    raise self.too_large(str(source), limit)
+                self.keep(iter(partial(stream.read, CHUNK), b""), local, str(source), limit)
         except OSError as error:
             raise BoardError(f"cannot copy {source}: {error.strerror}") from error
 

@@ -16,15 +16,45 @@ from edgecompress.errors import BoardError
 from edgecompress.files import cache_dir, sha256_json, write_text, writing
 
 from .server import KEYS
+from .service_ready import LEFT, hashed
 from .session import Session
 from .trees import NUMPY, archive, send, unpack_wheels
 
 FOLDER = "packages"
 _MARK = "packages.json"
 _ASK_S = 120.0
-# What we put into the working folder; a user may have chosen one with other things in it.
-_OURS = (FOLDER, "runner", "bundles", "photos", "runs", "service", KEYS)
-_OURS_BEGIN = (f"{FOLDER}.", "rpc-server-")
+_REMOVE_S = 600.0
+# What we put into the working folder. A user may have chosen one with other things in it, such as
+# a home with a `photos` of its own: so ours is what has a name of ours, made of hashes, or what
+# something lies beside or in that only we write.
+_ONLY_WITH = {
+    f"{FOLDER}/{_MARK}": FOLDER,
+    f"{FOLDER}.new/PIL": f"{FOLDER}.new",
+    f".{FOLDER}.tar.gz.sha256": f"{FOLDER}.tar.gz",
+    ".photos.incoming.tar.sha256": "photos.incoming.tar",
+}
+_SERVER = f"rpc-server-{hashed(16)}"
+_OURS = (
+    *LEFT,
+    f"runner/runner-{hashed(16)}.pyz",
+    f"runner/.runner-{hashed(16)}.pyz.sha256",
+    f"bundles/{hashed(64)}",
+    f"bundles/{hashed(16)}.tar",
+    f"bundles/.{hashed(16)}.tar.sha256",
+    f"photos/{hashed(64)}",
+    f"photos.incoming/{hashed(64)}",
+    f"runs/{hashed(24)}",
+    f"runs/{hashed(24)}-latency",
+    "service/ready.py",
+    "service/ready.json",
+    f"{KEYS}/{hashed(16)}",
+    _SERVER,
+    f"{_SERVER}.new",
+    f"{_SERVER}.tar.gz",
+    f".{_SERVER}.tar.gz.sha256",
+    f".{FOLDER}.tar.gz.sha256",
+    ".photos.incoming.tar.sha256",
+)
 
 # The newest releases with wheels for each Python, that a C library of 2018 can load.
 _PINS = {
@@ -79,13 +109,25 @@ def setup(session: Session, python: str) -> Installed:
 def remove(session: Session) -> None:
     """Take away everything that we ever put onto a board, and nothing that lies beside it.
 
+    A folder in which something else lies is left, and so is all behind a link in a folder's place.
+
     Raises:
-        BoardError: the connection is lost.
+        BoardError: something cannot be removed, or the connection is lost.
     """
-    listed = session.run(["ls", "-A", session.workdir], timeout=_ASK_S)
-    for name in listed.stdout.splitlines():
-        if name in _OURS or name.startswith(_OURS_BEGIN):
-            session.remove(f"{session.workdir}/{name}")
+    lines = ["set -e; LC_ALL=C"]
+    lines += [f"[ ! -e {mark} ] || rm -rf -- {name}" for mark, name in _ONLY_WITH.items()]
+    for folder in sorted({_folder_of(name) for name in _OURS}):
+        names = " ".join(name for name in _OURS if _folder_of(name) == folder)
+        # Photos are more than one command line holds.
+        found = f'for one in {names}; do [ ! -e "$one" ] || printf \'%s\\0\' "$one"; done'
+        away = f"{found} | xargs -0 rm -rf --; rmdir {folder} 2>/dev/null || :"
+        lines.append(f"[ -L {folder} ] || {{ {away}; }}")
+    done = session.run(["sh", "-c", "\n".join(lines)], timeout=_REMOVE_S)
+    done.check(f"cannot remove all of {session.workdir} on '{session.name}'")
+
+
+def _folder_of(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else "."
 
 
 def _folder(session: Session) -> str:

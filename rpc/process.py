@@ -113,9 +113,20 @@ class Transport(Protocol):
 class Running:
     """A started command. Two threads read its streams, so that neither can block the other, and
     a third tells the board that we are there.
+
+    Args:
+        require: raises `BoardError` once the command is to end; asked whenever we listen to it.
     """
 
-    def __init__(self, transport: Transport, label: str, board: str, timeout: float) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        label: str,
+        board: str,
+        timeout: float,
+        require: Callable[[], None],
+    ) -> None:
+        self._require = require
         self._transport = transport
         self._label = label
         self._board = board
@@ -148,18 +159,28 @@ class Running:
                 chunk = self._transport.read(stream, 65536)
             except (OSError, ValueError):
                 chunk = b""
-            self._chunks.put((stream, chunk))
-            if not chunk:
+            if not self._told((stream, chunk)) or not chunk:
                 return
+
+    def _told(self, said: tuple[str, bytes]) -> bool:
+        """Hand over what was read; False where the command was stopped and nobody listens."""
+        while True:
+            try:
+                self._chunks.put(said, timeout=1.0)
+                return True
+            except queue.Full:
+                if self._ended.is_set():
+                    return False
 
     def wait(self, on_line: OnLine | None = None) -> Completed:
         """Wait for the end, giving the lines of stdout to `on_line` as they come.
 
         Raises:
-            BoardError: the time limit passed (the command was killed), or the connection was lost.
+            BoardError: the time limit passed (the command was killed), the connection was lost, or
+                the board is ours no more.
         """
         try:
-            while not self.poll(self._deadline.remaining, on_line):
+            while not self.poll(min(self._deadline.remaining, 1.0), on_line):
                 if self._deadline.expired:
                     raise self._timed_out()
             return self._finish()
@@ -173,8 +194,9 @@ class Running:
         With `on_line` only the last of the output is kept.
 
         Raises:
-            BoardError: the command says more than anything of ours would.
+            BoardError: the command says more than anything of ours would, or is to end.
         """
+        self._require()
         if self._open == 0:
             return True
         try:

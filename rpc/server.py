@@ -10,8 +10,9 @@ from __future__ import annotations
 import secrets
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from edgecompress.errors import BoardError
 from .deadline import Deadline
 from .process import Running
 from .server_tree import provision
-from .session import Session
+from .session import Session, nothing
 from .tracker import Tracker
 
 START_S = 120.0
@@ -31,10 +32,6 @@ _LAUNCHER = Path(__file__).with_name("server_launcher.py")
 # From TVM's `rpc/base.py`: the first word of a client, and the answer to a key that is not ours.
 _MAGIC = 0xFF271
 _MISMATCH = _MAGIC + 2
-
-
-def _nothing() -> None:
-    """What an endpoint requires that nobody can take away."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Endpoint:
     key: str
     tracked: bool = True
     cpus: tuple[int, ...] = ()
-    require: Callable[[], None] = _nothing
+    require: Callable[[], None] = nothing
 
 
 @contextmanager
@@ -89,7 +86,31 @@ def rpc_server(
                 tunnel.lead_to(port)
                 _await_registration(running, session.name, tracker, key, limit)
                 _require_answer(tunnel.here or port, session.name, limit)
-            yield Endpoint(tracker.host, tracker.port, key, cpus=tuple(cpus))
+            with _drained(running):
+                yield Endpoint(tracker.host, tracker.port, key, cpus=tuple(cpus))
+
+
+@contextmanager
+def _drained(running: Running) -> Iterator[None]:
+    """Read what a server says, until it is stopped with the block.
+
+    It says a line for each kernel that is loaded, and would stand still if nobody read them.
+    """
+    ended = threading.Event()
+
+    def drain() -> None:
+        with suppress(BoardError):  # it may be used no more: whoever does so is told
+            while not (running.poll(1.0, lambda _: None) or ended.is_set()):
+                pass
+
+    thread = threading.Thread(target=drain, name="server output", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        running.stop()
+        ended.set()
+        thread.join()
 
 
 def _key_file(session: Session, key: str) -> str:

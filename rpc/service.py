@@ -110,7 +110,9 @@ def remove(session: Session) -> str:
     session.run(["rm", "-f", "--", path, wanted], timeout=_ASK_S).check(f"cannot remove {path}")
     if _managed(session):
         _systemctl(session, "daemon-reload")
-    session.remove(FOLDER)
+    own = [f"{FOLDER}/{name}" for name in ("ready.py", "ready.json", ".ready.json.new")]
+    session.run(["rm", "-f", "--", *own], timeout=_ASK_S).check(f"cannot remove {own[0]}")
+    session.run(["rmdir", FOLDER], timeout=_ASK_S)  # which it refuses where something else is in it
     return path
 
 

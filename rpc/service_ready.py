@@ -3,7 +3,8 @@
 Takes away what a crash left (half-sent files, half-unpacked bundles, RPC servers without a
 connection), sees whether Python finds numpy and Pillow, and writes `ready.json` beside itself.
 Standard library, Python 3.9 or newer; imports nothing of ours. Nothing that a process has open is
-touched, nor anything outside the working folder that this file lies in.
+touched, nor anything outside the working folder that this file lies in, nor what is not called as
+we call ours: that folder may be a user's home.
 """
 
 from __future__ import annotations
@@ -19,7 +20,28 @@ from pathlib import Path
 
 # What the command line of an RPC server has in it: `server_launcher.py` is given on it whole.
 SERVER = "from tvm.rpc.server import _listen_loop"
-LEFT = ((".", ".part"), (".unpacking.", ""))
+
+
+def hashed(digits: int) -> str:
+    """A pattern for a name of so many hexadecimal digits."""
+    return "[0-9a-f]" * digits
+
+
+def parts(name: str) -> tuple[str, str]:
+    """Patterns for what `SshSession.upload` leaves of a file when it is killed."""
+    return f".{name}.{hashed(8)}.part", f"..{name}.sha256.{hashed(8)}.part"
+
+
+# Patterns, below the working folder, for what only a crash leaves there.
+LEFT = (
+    *parts("packages.tar.gz"),
+    *parts("photos.incoming.tar"),
+    *parts(f"rpc-server-{hashed(16)}.tar.gz"),
+    *(f"{folder}/.*.{hashed(8)}.part" for folder in ("runner", "bundles", "keys", "service")),
+    f"runs/{hashed(24)}*/**/.*.{hashed(8)}.part",
+    f"bundles/.unpacking.{'?' * 8}",
+    "service/.ready.json.new",
+)
 
 
 def main() -> int:
@@ -42,19 +64,16 @@ def main() -> int:
 
 def _remove_left(workdir: Path, opened: set[str]) -> list[str]:
     removed = []
-    for root, folders, files in os.walk(workdir):
-        for name in [*folders, *files]:
-            path = str(Path(root, name))
-            left = any(name.startswith(a) and name.endswith(b) for a, b in LEFT)
-            used = any(one == path or one.startswith(f"{path}/") for one in opened)
-            if left and not used:
-                if name in folders:
-                    folders.remove(name)
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    with suppress(OSError):
-                        Path(path).unlink()
-                removed.append(os.path.relpath(path, workdir))
+    for path in [one for pattern in LEFT for one in workdir.glob(pattern)]:
+        # A link in the place of a folder of ours leads to what is somebody else's.
+        inside = path.parent.resolve() == path.parent
+        if inside and not any(one == str(path) or one.startswith(f"{path}/") for one in opened):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+            removed.append(str(path.relative_to(workdir)))
     return removed
 
 

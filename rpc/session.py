@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from edgecompress.errors import BoardError
+from edgecompress.files import writing
 
 from ..targets import Board
 from .process import Completed, OnLine, Running
 from .tunnel import Tunnel
+
+# What a download may have unless its caller says otherwise.
+DOWNLOAD_BYTES = 1 << 30
+CHUNK = 1 << 15
+
+
+def nothing() -> None:
+    """What is required of a board that nobody can take away."""
 
 
 class Session(Protocol):
@@ -23,6 +32,8 @@ class Session(Protocol):
         board: what the board is.
         name: how the user calls it (the inventory's name, or the board's own).
         workdir: absolute path of the folder on the board that is ours.
+        require: raises `BoardError` once the board must not be used any more; commands that were
+            started meanwhile end with it (`lease`).
 
     Remote paths are POSIX paths; relative ones are below `workdir`. Every method raises
     `BoardError` when the connection is lost or the deadline passes.
@@ -31,6 +42,7 @@ class Session(Protocol):
     board: Board
     name: str
     workdir: str
+    require: Callable[[], None]
 
     def start(
         self,
@@ -87,8 +99,12 @@ class Session(Protocol):
         """Write a small file on the board, whole or not at all. Raises as `upload`."""
         ...
 
-    def download(self, remote: str, local: Path) -> None:
-        """Copy a file from the board, whole or not at all."""
+    def download(self, remote: str, local: Path, limit: int = DOWNLOAD_BYTES) -> None:
+        """Copy a file from the board, whole or not at all.
+
+        Raises:
+            BoardError: it has more than `limit` bytes.
+        """
         ...
 
     def remove(self, remote: str) -> None:
@@ -123,6 +139,7 @@ class Commands:
     board: Board
     name: str
     workdir: str
+    require: Callable[[], None]
 
     start: Callable[..., Running]
 
@@ -163,6 +180,27 @@ class Commands:
         if not path.startswith(self.workdir.rstrip("/") + "/"):
             raise BoardError(f"{path} on '{self.name}' is not below {self.workdir}")
         return path
+
+    def keep(self, chunks: Iterable[bytes], local: Path, path: str, limit: int) -> None:
+        """Write a local file of what comes from `path`, whole or not at all.
+
+        Raises:
+            BoardError: more than `limit` bytes come, whatever size the board had said.
+        """
+        left = limit
+        with writing(local) as temporary, temporary.open("wb") as stream:
+            for chunk in chunks:
+                left -= len(chunk)
+                if left < 0:
+                    raise self.too_large(path, limit)
+                stream.write(chunk)
+
+    def too_large(self, path: str, limit: int) -> BoardError:
+        """The error for a file that is not fetched; `limit` in bytes."""
+        return BoardError(
+            f"{path} on '{self.name}' is larger than the {limit / 1e6:.1f} MB that it may have",
+            f"see what it is: ls -l {path}",
+        )
 
     def disk_full(self, path: str, needed: int, free: int | None) -> BoardError:
         """The error for a full disk; sizes in bytes."""

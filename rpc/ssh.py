@@ -10,7 +10,7 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
@@ -18,12 +18,12 @@ from typing import BinaryIO
 import paramiko
 
 from edgecompress.errors import BoardError
-from edgecompress.files import sha256_file, writing
+from edgecompress.files import sha256_file
 
 from ..targets import BoardEntry, load_board
 from .deadline import Deadline
 from .process import Running, command_line
-from .session import Commands
+from .session import CHUNK, DOWNLOAD_BYTES, Commands, nothing
 from .ssh_connect import open_client
 from .tunnel import Tunnel, tunnel
 
@@ -32,6 +32,10 @@ SFTP_S = 60.0
 ASK_FIRST = 1 << 20
 # A part of a file that nothing was added to for so long is what a killed upload left.
 STALE_S = 600
+# Of a download so much is asked for ahead of what has come; bytes.
+AHEAD = 2 << 20
+# What a transfer ends with, other than well.
+_FAULTS = (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError)
 
 
 class SshSession(Commands):
@@ -46,6 +50,7 @@ class SshSession(Commands):
         self.board = dataclasses.replace(board, python=entry.python) if entry.python else board
         self.name = entry.name
         self.entry = entry
+        self.require = nothing
         self._client = open_client(entry, timeout)
         self._started: list[_Channel] = []
         try:
@@ -55,7 +60,7 @@ class SshSession(Commands):
             self._make_folder(self.workdir)
         except BaseException as error:
             self._client.close()
-            if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
+            if isinstance(error, _FAULTS):
                 raise self._failed("use", entry.workdir, error) from error
             raise
 
@@ -93,7 +98,7 @@ class SshSession(Commands):
             raise self._lost(error) from error
         started = _Channel(channel)
         self._started = [one for one in self._started if one.alive] + [started]
-        return Running(started, argv[0], self.name, timeout)
+        return Running(started, argv[0], self.name, timeout, self.require)
 
     def upload(self, local: Path, remote: str) -> bool:
         """See `Session.upload`. The hash lies beside the file, with its size and time."""
@@ -109,13 +114,16 @@ class SshSession(Commands):
         """See `Session.write`."""
         self._place(self.path(remote), io.BytesIO(content), len(content))
 
-    def download(self, remote: str, local: Path) -> None:
+    def download(self, remote: str, local: Path, limit: int = DOWNLOAD_BYTES) -> None:
         """See `Session.download`."""
         path = self.path(remote)
         try:
-            with writing(local) as temporary:
-                self._sftp.get(path, str(temporary))
-        except (paramiko.SSHException, EOFError, OSError) as error:
+            with self._sftp.open(path) as source:
+                size = source.stat().st_size or 0
+                if size > limit:
+                    raise self.too_large(path, limit)
+                self.keep(_chunks(source, size), local, path, limit)
+        except _FAULTS as error:
             raise self._failed("read", path, error) from error
 
     def remove(self, remote: str) -> None:
@@ -152,10 +160,15 @@ class SshSession(Commands):
             there = self._sftp.stat(path)
         except (OSError, ValueError):
             return None
+        except _FAULTS as error:
+            raise self._lost(error) from error
         return digest if [str(there.st_size), str(there.st_mtime)] == [size, mtime] else None
 
     def _record(self, path: str, digest: str) -> None:
-        there = self._sftp.stat(path)
+        try:
+            there = self._sftp.stat(path)
+        except _FAULTS as error:
+            raise self._failed("write", path, error) from error
         text = f"{digest} {there.st_size} {there.st_mtime}\n".encode()
         self._place(_record_of(path), io.BytesIO(text), len(text))
 
@@ -172,7 +185,7 @@ class SshSession(Commands):
             if size >= ASK_FIRST:
                 self._sweep(folder, name, beside)
             self._sftp.posix_rename(beside, path)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except _FAULTS as error:
             free = self._clean(beside)
             if free is not None and free < size:
                 raise self.disk_full(path, size, free) from error
@@ -197,7 +210,7 @@ class SshSession(Commands):
 
     def _clean(self, beside: str) -> int | None:
         """Remove a part of a file; bytes that are free then, None where nobody knows."""
-        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+        with contextlib.suppress(*_FAULTS):
             self._sftp.remove(beside)
         return self._free(posixpath.dirname(beside))
 
@@ -245,6 +258,21 @@ class SshSession(Commands):
 def _record_of(path: str) -> str:
     folder, name = posixpath.split(path)
     return posixpath.join(folder, f".{name}.sha256")
+
+
+def _chunks(source: paramiko.SFTPFile, size: int) -> Iterator[bytes]:
+    """What a file holds. It is asked for ahead, as a link may be slow to answer, but never as far
+    as `size`, which is what the board says."""
+    done = asked = 0
+    while True:
+        if asked <= done < size:
+            asked = min(size, done + AHEAD)
+            source.prefetch(asked)
+        chunk = source.read(CHUNK)
+        if not chunk:
+            return
+        done += len(chunk)
+        yield chunk
 
 
 class _Channel:

@@ -100,8 +100,8 @@ def resolve(entry: BoardEntry) -> Address:
             circle; or there are not as many pinned keys as jump hosts.
     """
     config = _read_config()
-    found = _lookup(config, entry.host)
-    address = _address(found, entry.host, entry.port, entry.user, entry.name)
+    found = _lookup(config, entry.host, entry.port, entry.user)
+    address = _address(found, entry.host, entry.name)
     if entry.identity_file:
         own = (_home(entry.identity_file),)
         address = replace(address, identity_files=own, only_these=True)
@@ -115,14 +115,14 @@ def resolve(entry: BoardEntry) -> Address:
     return replace(address, host_key=entry.host_key, jumps=jumps)
 
 
-def _address(found: _Found, host: str, port: int | None, user: str, name: str) -> Address:
+def _address(found: _Found, host: str, name: str) -> Address:
     """One host, without the hosts on the way to it."""
     for key, harmless in _NOT_FOLLOWED.items():
         value = _text(found, key)
         if value and value not in harmless:
             _warn_once(f"~/.ssh/config sets {key} for '{host}', which is not followed")
     hostname = (_text(found, "hostname") or host).removeprefix("[").removesuffix("]")
-    port = port or _number(found, "port", 22, 65535)
+    port = _number(found, "port", 22, 65535)
     alias = _text(found, "hostkeyalias")
     files = [_home(one) for one in found.get("identityfile") or []]
     certificate = _text(found, "certificatefile")
@@ -135,7 +135,7 @@ def _address(found: _Found, host: str, port: int | None, user: str, name: str) -
     return Address(
         host=hostname,
         port=port,
-        user=user or _text(found, "user") or getpass.getuser(),
+        user=_text(found, "user") or getpass.getuser(),
         identity_files=tuple(one for one in files if _exists(one)),
         host_key="",
         name=name,
@@ -150,7 +150,7 @@ def _address(found: _Found, host: str, port: int | None, user: str, name: str) -
     )
 
 
-def _chain(config: paramiko.SSHConfig, way: str, depth: int) -> tuple[Address, ...]:
+def _chain(config: str, way: str, depth: int) -> tuple[Address, ...]:
     """The hosts of a `ProxyJump` value, and those that ~/.ssh/config puts before the first."""
     if not way or way.lower() == "none":
         return ()
@@ -165,8 +165,8 @@ def _chain(config: paramiko.SSHConfig, way: str, depth: int) -> tuple[Address, .
                 f"'{text.strip()[:100]}' is not a jump host", "write user@host:port, or host"
             )
         host = match["v6"] or match["host"]
-        found = _lookup(config, host)
-        hop = _address(found, host, port or None, match["user"] or "", f"jump host {host}")
+        found = _lookup(config, host, port or None, match["user"] or "")
+        hop = _address(found, host, f"jump host {host}")
         if place == 0:
             hops += _chain(config, _jump(found), depth + 1)
         else:
@@ -243,17 +243,23 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _read_config() -> paramiko.SSHConfig:
+def _read_config() -> str:
     path = Path("~/.ssh/config").expanduser()
     try:
-        return paramiko.SSHConfig.from_text("\n".join(_lines(path, 0)))
-    except (OSError, ValueError, LookupError, paramiko.SSHException) as error:
+        return "\n".join(_lines(path, 0))
+    except (OSError, ValueError, LookupError) as error:
         raise BoardError(f"cannot read {path}: {error}", f"mend {path}") from error
 
 
-def _lookup(config: paramiko.SSHConfig, host: str) -> _Found:
+def _lookup(config: str, host: str, port: int | None, user: str) -> _Found:
+    """What a configuration says of a host, with a port and a user that go before its own.
+
+    They stand in front of it, as the first value counts: so they are in `%p`, `%r` and `Match user`
+    too, as those of ssh's command line are.
+    """
+    own = (f"Port {port}\n" if port else "") + (f"User {user}\n" if user else "")
     try:
-        return dict(config.lookup(host))
+        return dict(paramiko.SSHConfig.from_text(own + config).lookup(host))
     # `Match exec` wants a library that is not here; odd values end in errors of several sorts.
     except (
         OSError,

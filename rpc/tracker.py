@@ -107,7 +107,8 @@ def tracker() -> Iterator[Tracker]:
 def _start(port: int) -> tuple[subprocess.Popen[str], int]:
     """A process that listens, on any port where `port` is 0, and its port."""
     process = subprocess.Popen(
-        [sys.executable, "-m", _PROCESS, str(port)],
+        # Without -P, a `queue.py` in the folder that we are in would be taken for Python's own.
+        [sys.executable, "-P", "-m", _PROCESS, str(port)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

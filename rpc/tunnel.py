@@ -48,7 +48,8 @@ def tunnel(entry: BoardEntry, back: int = 0) -> Iterator[Tunnel]:
         BoardError: the board cannot be reached, or forwards nothing.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", _PROCESS],
+        # Without -P, a `queue.py` in the folder that we are in would be taken for Python's own.
+        [sys.executable, "-P", "-m", _PROCESS],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

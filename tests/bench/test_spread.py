@@ -41,6 +41,7 @@ from edgecompress.errors import BoardError
 from edgecompress.files import sha256_json
 from edgecompress.rpc import virtual
 from edgecompress.rpc.deadline import Deadline
+from edgecompress.rpc.lease import LeaseTakenError
 from edgecompress.rpc.local import LocalSession
 from edgecompress.rpc.ssh import SshSession
 from edgecompress.runner.cascade import Outcome
@@ -408,6 +409,18 @@ def test_a_link_that_is_lost_late_is_waited_for(monkeypatch: pytest.MonkeyPatch)
 
     spread.keep_trying("a", contextlib.nullcontext, attempt, 0.2, begun=lambda: True)  # type: ignore[arg-type]
     assert len(tries) == 3
+
+
+def test_a_board_that_was_taken_away_is_left_alone() -> None:
+    tries = []
+
+    def attempt(_: Any) -> None:
+        tries.append(1)
+        raise LeaseTakenError("'a' was taken away")
+
+    with pytest.raises(LeaseTakenError):
+        spread.keep_trying("a", contextlib.nullcontext, attempt, 5.0, begun=lambda: True)  # type: ignore[arg-type]
+    assert len(tries) == 1
 
 
 def test_a_board_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,25 @@ def test_settings_of_the_configuration(home: Path) -> None:
     assert tool.proxy.startswith("nc tool")
 
 
+def test_values_of_the_inventory_go_before_those_of_the_configuration(home: Path) -> None:
+    """In what a configuration makes of them too, as with those of ssh's command line."""
+    config(
+        home,
+        "Host kitchen near\n User cfguser\n Port 23\n ProxyCommand nc %h %p # as %r\n"
+        "Match user pi\n ConnectTimeout 7\n",
+    )
+    mine = BoardEntry("x", "rpi4b", "kitchen", port=2222, user="pi")
+    address = resolve(mine)
+    assert (address.proxy, address.connect_s) == ("nc kitchen 2222 # as pi", 7)
+    assert (address.port, address.user, address.known_as) == (2222, "pi", ("kitchen", 2222))
+    theirs = resolve(BoardEntry("x", "rpi4b", "kitchen"))
+    assert (theirs.proxy, theirs.connect_s) == ("nc kitchen 23 # as cfguser", None)
+    (hop,) = resolve(dataclasses.replace(mine, host="far", jump="pi@near:2200")).jumps
+    assert (hop.proxy, hop.port, hop.user) == ("nc near 2200 # as pi", 2200, "pi")
+    (hop,) = resolve(dataclasses.replace(mine, host="far", jump="near")).jumps
+    assert (hop.proxy, hop.port, hop.user) == ("nc near 23 # as cfguser", 23, "cfguser")
+
+
 @pytest.mark.board
 def test_through_a_jump_host_of_the_inventory(
     virtual_board: SshSession, behind: SshSession, home: Path, monkeypatch: pytest.MonkeyPatch

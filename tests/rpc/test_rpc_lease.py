@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,24 @@ def test_a_lease_that_is_taken_away(sessions: tuple[Session, Session]) -> None:
         with lease(two, "bench"):
             pass
     assert release(two) is None
+
+
+def test_what_runs_under_a_lease_ends_with_it(sessions: tuple[Session, Session]) -> None:
+    one, two = sessions
+    ends = pytest.raises(leases.LeaseTakenError, match=r"taken away by .+@")
+    began = time.monotonic()
+    with lease(one, "bench"), one.start(["sleep", "60"], timeout=60) as fed:
+        threading.Timer(1.0, release, [two]).start()
+        with ends as ended:
+            one.run(["sleep", "60"], timeout=60)
+        assert "measure again" in ended.value.hint
+        with ends:  # what was started before
+            fed.poll(0.1)
+        with ends:  # and what comes after it
+            one.run(["true"], timeout=60)
+    assert time.monotonic() - began < 20
+    # Without the lease it is a session as any.
+    assert one.run(["true"], timeout=60).returncode == 0
 
 
 def test_what_is_written_there_is_renewed(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,16 @@ def test_a_command_that_talks_without_end_is_killed(
     assert gone(f"{command} # 987614")
 
 
+def test_a_command_that_is_stopped_unheard_leaves_no_threads(session: Session) -> None:
+    before = set(threading.enumerate())
+    with session.start(["sh", "-c", "yes # 987615"], timeout=60):
+        time.sleep(1)  # as much has been said as is kept for a listener
+    for _ in Deadline(10).attempts():
+        if not set(threading.enumerate()) - before:
+            break
+    assert not set(threading.enumerate()) - before
+
+
 def test_uploads_are_skipped_when_nothing_changed(session: Session, tmp_path: Path) -> None:
     local = tmp_path / "file"
     local.write_bytes(b"one")
@@ -186,6 +197,16 @@ def test_missing_files_are_board_errors(session: Session, tmp_path: Path) -> Non
     with pytest.raises(BoardError, match="cannot copy"):
         session.download("nothing", tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_file_without_end_is_not_fetched(session: Session, tmp_path: Path) -> None:
+    session.write("big", bytes(1001))
+    for path in ("big", "/dev/zero"):
+        with pytest.raises(BoardError, match="is larger than"):
+            session.download(path, tmp_path / "x", limit=1000)
+    assert not (tmp_path / "x").exists()
+    session.download("big", tmp_path / "x", limit=1001)
+    assert (tmp_path / "x").read_bytes() == bytes(1001)
 
 
 def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from edgecompress.errors import BoardError
 from edgecompress.rpc import packages
+from edgecompress.rpc.local import LocalSession
 from edgecompress.rpc.ssh import SshSession
+from edgecompress.targets import load_board
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def test_a_board_gets_its_packages_once(session: SshSession) -> None:
     session.remove("packages/PIL")
     assert packages.setup(session, "3.11.2").sent
 
-    session.write("keys/left", b"of a server that was killed as it began")
+    session.write(f"keys/{'0' * 16}", b"of a server that was killed as it began")
     session.write("theirs.txt", b"mine")
     packages.remove(session)
     listed = session.run(["ls", "-A", session.workdir], timeout=60)
@@ -58,3 +62,64 @@ def test_a_board_gets_its_packages_once(session: SshSession) -> None:
 def test_a_python_without_packages_is_refused(session: SshSession) -> None:
     with pytest.raises(BoardError, match=r"has Python 3\.7\.3; there are packages for 3\.9"):
         packages.setup(session, "3.7.3")
+
+
+OURS = (
+    f"bundles/{'a' * 64}/manifest.json",
+    f"bundles/.{'a' * 16}.tar.sha256",
+    "bundles/.unpacking.abcd_123/x",
+    f"keys/{'0' * 16}",
+    "packages/packages.json",
+    "packages/numpy/x",
+    f"photos/{'b' * 64}",
+    f"photos.incoming/{'b' * 64}",
+    "photos.incoming.tar",
+    ".photos.incoming.tar.sha256",
+    f"rpc-server-{'c' * 16}/tvm/x",
+    f".rpc-server-{'c' * 16}.tar.gz.01234567.part",
+    f"runner/runner-{'d' * 16}.pyz",
+    f"runner/.runner-{'d' * 16}.pyz.sha256",
+    f"runs/{'e' * 24}/x/y",
+    f"runs/{'e' * 24}-latency/photos/{'b' * 64}",
+    "service/ready.py",
+    "service/ready.json",
+)
+THEIRS = (
+    "bundles/wheat",
+    "keys/mine",
+    "packages.new/mine",
+    "packages.tar.gz",
+    "photos/2024/beach.jpg",
+    f"photos/{'b' * 63}",
+    "rpc-server-mine/x",
+    "runner/shoes.txt",
+    "runs/marathon.csv",
+    "service/bill.pdf",
+)
+
+
+def test_what_others_keep_in_the_same_folder_stays(tmp_path: Path) -> None:
+    """A working folder that is a home has `photos` and `keys` of its own."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / ("b" * 64)).touch()
+    with LocalSession(load_board("host"), home) as session:
+        for name in OURS:
+            session.write(name, b"x")
+        packages.remove(session)
+        assert not list(home.iterdir())
+        for name in (*OURS, *THEIRS):
+            session.write(name, b"x")
+        packages.remove(session)
+        left = {str(one.relative_to(home)) for one in home.rglob("*") if one.is_file()}
+        assert left == set(THEIRS)
+        # A link in the place of a folder of ours.
+        shutil.rmtree(home / "photos")
+        (home / "photos").symlink_to(elsewhere)
+        packages.remove(session)
+        assert (elsewhere / ("b" * 64)).exists()
+        many = [home / "runs" / f"{number:024x}" for number in range(9000)]
+        for one in many:
+            one.touch()
+        packages.remove(session)
+        assert not any(one.exists() for one in many)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,6 +120,36 @@ def test_a_server_on_one_cpu(host: Session, tracking: Tracker) -> None:
                     pinned.append([child.cpu_affinity() for child in one.children(recursive=True)])
         assert pinned
         assert all(cpus == [1] for children in pinned for cpus in children)
+
+
+def test_a_server_that_says_much_does_not_stand_still(
+    host: Session, tracking: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TVM's says a line for each kernel that is loaded: over hours, more than any buffer holds."""
+    talker = (
+        "    import threading, time\n"
+        "    def talk():\n"
+        "        while not Path('go').exists(): time.sleep(0.1)\n"
+        "        for _ in range(640): os.write(2, bytes(1 << 16))\n"
+        "        Path('said').touch()\n"
+        "    threading.Thread(target=talk, daemon=True).start()\n"
+    )
+    before, _, after = server._LAUNCHER.read_text().rpartition("    main()\n")
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text(f"{before}{talker}    main()\n{after}")
+    monkeypatch.setattr(server, "_LAUNCHER", launcher)
+    threads = set(threading.enumerate())
+    with rpc_server(host, tracking, deadline=100) as endpoint:
+        host.write("go", b"")
+        for _ in Deadline(30).attempts():
+            if Path(host.workdir, "said").exists():
+                break
+        assert Path(host.workdir, "said").exists()
+        round_trip(endpoint)
+    for _ in Deadline(10).attempts():
+        if not set(threading.enumerate()) - threads:
+            break
+    assert not set(threading.enumerate()) - threads
 
 
 def test_who_does_not_know_the_key_gets_nothing(host: Session, tracking: Tracker) -> None:

@@ -64,24 +64,39 @@ def test_a_board_without_systemd_is_told_what_to_type(session: SshSession) -> No
 
     # What it starts runs there, and takes away what a crash left, but nothing that is in use.
     make = (
-        "mkdir -p bundles/.unpacking.x/a runs; echo 1 > bundles/.unpacking.x/a/b;"
-        " echo 1 > .f.1.part; echo 1 > kept; exec 9> .used.2.part; sleep 60"
+        "mkdir -p bundles/.unpacking.abcd_123/a runs film; cd bundles;"
+        " echo 1 > .unpacking.abcd_123/a/b; echo 1 > .b.tar.0123abcd.part; echo 1 > kept;"
+        " echo 1 > ../film/.movie.mkv.part; echo 1 > ../film/.movie.mkv.0123abcd.part;"
+        " echo 1 > ../.movie.mkv.0123abcd.part; exec 9> .used.0123abcd.part; sleep 60"
     )
     with session.start(["sh", "-c", make], timeout=60):
         for _ in range(100):
-            if session.run(["test", "-e", ".used.2.part"], timeout=30).returncode == 0:
+            if (
+                session.run(["test", "-e", "bundles/.used.0123abcd.part"], timeout=30).returncode
+                == 0
+            ):
                 break
             time.sleep(0.1)
         done = session.run(["/usr/bin/python3", "-I", script], timeout=120)
     report = json.loads(done.stdout)
-    assert report["removed"] == [".f.1.part", "bundles/.unpacking.x"]
+    assert report["removed"] == ["bundles/.b.tar.0123abcd.part", "bundles/.unpacking.abcd_123"]
     assert (report["missing"], report["ended"], done.returncode) == ([], [], 0)
-    left = session.run(["ls", "-A"], timeout=30).stdout.split()
-    assert sorted(left) == [".used.2.part", "bundles", "kept", "runs", "service"]
+    listed = session.run(["find", ".", "-name", ".*.part", "-o", "-name", "kept"], timeout=30)
+    assert set(listed.stdout.split()) == {
+        "./.movie.mkv.0123abcd.part",
+        "./bundles/.used.0123abcd.part",
+        "./bundles/kept",
+        "./film/.movie.mkv.0123abcd.part",
+        "./film/.movie.mkv.part",
+    }
     assert json.loads(session.run(["cat", "service/ready.json"], timeout=30).stdout) == report
 
+    session.write("service/mine", b"")
     assert service.remove(session) == state.path
     assert session.run(["test", "-e", state.path], timeout=30).returncode != 0
+    assert session.run(["ls", "-A", "service"], timeout=30).stdout == "mine\n"
+    session.remove("service/mine")
+    service.remove(session)
     assert "service" not in session.run(["ls"], timeout=30).stdout
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgecompress.errors import BoardError
+from edgecompress.files import sha256_file
 from edgecompress.rpc import connect, probe, virtual
 from edgecompress.rpc.deadline import Deadline
 from edgecompress.rpc.ssh import ASK_FIRST, SshSession
@@ -193,6 +194,55 @@ def test_uploads_over_ssh(virtual_board: SshSession, tmp_path: Path) -> None:
 
 
 @pytest.mark.board
+@pytest.mark.parametrize("step", ["_recorded", "_record"])
+def test_a_connection_that_ends_within_an_upload_is_a_board_error(
+    virtual_board: SshSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It ends while an answer is waited for: paramiko has an error of its own for that."""
+    local = tmp_path / "file"
+    local.write_bytes(b"x")
+    with SshSession(virtual_board.entry) as session:
+        whole, answer = getattr(session, step), session._sftp._read_response
+
+        def cut(waitfor: int | None = None) -> Any:
+            session._client.close()
+            return answer(waitfor)
+
+        def doomed(*arguments: str) -> Any:
+            monkeypatch.setattr(session._sftp, "_read_response", cut)
+            return whole(*arguments)
+
+        monkeypatch.setattr(session, step, doomed)
+        with pytest.raises(BoardError, match="connection to 'virtual-pi4' was lost") as lost:
+            session.upload(local, "cut/file")
+        assert lost.value.hint
+    virtual_board.remove("cut")
+
+
+@pytest.mark.board
+def test_a_file_that_is_too_large_is_not_fetched(virtual_board: SshSession, tmp_path: Path) -> None:
+    sparse = (
+        "mkdir -p large && truncate -s 3G large/sparse && head -c 5000000 /dev/urandom > large/5"
+    )
+    virtual_board.run(["sh", "-c", sparse], timeout=60).check("cannot make it")
+    back = tmp_path / "back"
+    try:
+        with pytest.raises(BoardError, match=r"larger than the 1073\.7 MB that it may have"):
+            virtual_board.download("large/sparse", back)
+        with pytest.raises(BoardError, match=r"larger than the 5\.0 MB"):
+            virtual_board.download("large/5", back, limit=4_999_999)
+        # It says that it is empty, and never ends.
+        with pytest.raises(BoardError, match=r"larger than the 3\.0 MB"):
+            virtual_board.download("/dev/zero", back, limit=3_000_000)
+        assert not list(tmp_path.iterdir())
+        virtual_board.download("large/5", back, limit=5_000_000)
+        told = virtual_board.run(["sha256sum", "large/5"], timeout=60).stdout
+        assert sha256_file(back) == told.split()[0]
+    finally:
+        virtual_board.remove("large")
+
+
+@pytest.mark.board
 def test_what_killed_uploads_left_is_swept_away(virtual_board: SshSession, tmp_path: Path) -> None:
     local = tmp_path / "file"
     local.write_bytes(os.urandom(ASK_FIRST))
@@ -299,7 +349,10 @@ def refuses(port: int) -> bool:
     return False
 
 
-def test_a_tunnel_to_nowhere_says_why(home: Path) -> None:
+def test_a_tunnel_to_nowhere_says_why(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In a folder with a module that is called as one of Python's own.
+    (home / "queue.py").write_text("raise SystemExit('somebody else')")
+    monkeypatch.chdir(home)
     entry = BoardEntry("lab", "rpi4b", "127.0.0.1", closed_port(), "pi")
     with pytest.raises(BoardError, match="cannot reach 'lab'"), tunnel(entry):
         pass

@@ -52,6 +52,15 @@ def test_one_process_on_loopback_that_ends_with_the_block() -> None:
         socket.create_connection((running.host, running.port), timeout=5)
 
 
+def test_modules_of_the_folder_that_we_are_in_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('somebody else')")
+    monkeypatch.chdir(tmp_path)
+    with tracker() as running:
+        assert asked(running.port, [6])[1]["queue_info"] == {}
+
+
 def test_it_gives_no_keys_away(tracking: Tracker, tmp_path: Path) -> None:
     with (
         LocalSession(load_board("host"), tmp_path) as host,
