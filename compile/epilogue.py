@@ -95,6 +95,9 @@ class Epilogue:
         """Move what is added from the end of the sums to their beginning, where that is exact
         enough; returns it.
         """
+        own = self._operands.layer.output.channels
+        if ((scale[:own] == 0) & (shift[:own] != 0)).any():
+            return None  # no beginning is added to what is then multiplied by nothing
         start = np.divide(shift, scale, out=np.zeros_like(shift), where=scale != 0)
         if affine is not None:
             start = np.rint(start)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from edgecompress import events
 from edgecompress.errors import BoardError, EdgeCompressError
@@ -46,6 +46,9 @@ class Farm:
     One that is not, or that is lost, is put aside: others measure what did not count, and it is
     asked again after a while, and again after a longer one, until it is fit.
 
+    A candidate that lost the server is to blame for it only once the board has measured another
+    one: too many in a row are the board's own fault. The last ones of a batch stay open.
+
     Args:
         patience_s: how long to wait for one to come back when none is left.
         pauses_s: before a board that was put aside is asked again; the last one over and over.
@@ -71,6 +74,8 @@ class Farm:
         self._seen_fit: set[str] = set()
         # How often each has failed since something that it measured counted.
         self._in_vain: Counter[str] = Counter()
+        # Of each the losses with which its last batch ended.
+        self._open: dict[str, list[tuple[Job[Any], Outcome]]] = {}
         self._closed = threading.Event()
         self.measured = Counter(dict.fromkeys(meters, 0))
 
@@ -79,6 +84,19 @@ class Farm:
         """The names of those that are not put aside."""
         with self._change:
             return tuple(name for name in self._meters if name in self._ready)
+
+    @property
+    def open(self) -> tuple[Job[Any], ...]:
+        """Jobs that were lost and are undecided: they may be measured again later."""
+        return tuple(job for held in self._open.values() for job, _ in held)
+
+    def let_go(self, done: Callable[[Any, Outcome], None]) -> None:
+        """Have what is open count: nothing more is measured."""
+        for name, held in self._open.items():
+            for job, outcome in held:
+                self.measured[name] += 1
+                done(job.item, outcome)
+        self._open.clear()
 
     def __enter__(self) -> Farm:
         return self
@@ -99,6 +117,8 @@ class Farm:
     ) -> None:
         """Measure jobs and call `done` for each once it counts, one call at a time.
 
+        That is also done for those that were `open`, which may be measured again.
+
         Args:
             in_time: asked before each job; when it says no, the rest is left unmeasured.
 
@@ -112,29 +132,19 @@ class Farm:
             with self._change:
                 return waiting.popleft() if waiting and in_time() else None
 
-        def settle(name: str, held: list[tuple[Job[T], Outcome]]) -> None:
-            """Have what a board has measured count, if it is fit."""
-            self._meters[name].check()
-            with self._change:
-                self._seen_fit.add(name)
-                while held:
-                    job, outcome = held.pop(0)
-                    self._in_vain[name] = 0
-                    self.measured[name] += 1
-                    done(job.item, outcome)
-
         def work(name: str) -> None:
-            held: list[tuple[Job[T], Outcome]] = []
+            held: list[tuple[Job[T], Outcome]] = self._open.pop(name, [])
             job: Job[T] | None = None
             try:
                 if name not in self._seen_fit:
-                    settle(name, held)
+                    self._settle(name, held, done)
                 while (job := next_job()) is not None:
                     held.append((job, self._meters[name].measure(job.library, job.arguments)))
-                    if len(held) == SPAN:
-                        settle(name, held)
+                    if len(held) >= SPAN and not held[-1][1].lost:
+                        self._settle(name, held, done)
                 if held:
-                    settle(name, held)
+                    self._settle(name, held, done)
+                self._open[name] = held
             except BoardError as error:
                 again = [one for one, _ in held]
                 if job is not None and all(job is not one for one in again):
@@ -159,6 +169,19 @@ class Farm:
                     except BaseException:
                         waiting.clear()
                         raise
+
+    def _settle(
+        self, name: str, held: list[tuple[Job[T], Outcome]], done: Callable[[T, Outcome], None]
+    ) -> None:
+        """Have what a board has measured count, if it is fit; its last losses stay held."""
+        self._meters[name].check()
+        with self._change:
+            self._seen_fit.add(name)
+            while any(not outcome.lost for _, outcome in held):
+                job, outcome = held.pop(0)
+                self._in_vain[name] = 0
+                self.measured[name] += 1
+                done(job.item, outcome)
 
     def _await_boards(self, in_time: Callable[[], bool]) -> tuple[str, ...]:
         """Those that are not put aside; none where there is no more time.
@@ -228,13 +251,17 @@ class Estimates:
     """In the place of a farm: what is given to it is estimated, all at once. A context manager.
 
     Attributes:
-        boards, measured: as a farm's that has no boards.
+        boards, measured, open: as a farm's that has no boards.
     """
 
     def __init__(self, estimate: Estimate) -> None:
         self._estimate = estimate
         self.boards: tuple[str, ...] = ()
         self.measured: Counter[str] = Counter()
+        self.open: tuple[Job[Any], ...] = ()
+
+    def let_go(self, done: Callable[[Any, Outcome], None]) -> None:
+        """Nothing is open."""
 
     def __enter__(self) -> Estimates:
         return self

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from errno import ENOSPC
+from functools import cache
 from importlib import metadata
 from io import RawIOBase
 from pathlib import Path
@@ -21,9 +22,11 @@ from edgecompress.files import sha256_json
 
 FORMAT = 1
 _START = b'{"format":'  # of every line
+_BLOCK = 1 << 16
 Measured = Literal["real", "cost", "emulated"]
 
 
+@cache
 def versions() -> str:
     """The versions that records made now hold for, as they stand in the file."""
     return f"edgecompress {__version__}, tvm {metadata.version('apache-tvm')}"
@@ -104,13 +107,15 @@ def append_records(path: Path, batch: Sequence[Record]) -> None:
     Several processes may append to one file.
 
     Raises:
-        InputError: the file cannot be written; the records that it held are as they were.
+        InputError: the file cannot be written, or is no file of records; what it held is as it was.
     """
     lines = "".join(_to_line(record) for record in batch).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+", buffering=0) as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
+            if not _holds_records(stream):
+                raise _damaged(path, 1, "no tuning record")
             end = _mend_tail(stream)
             try:
                 written = stream.write(lines)
@@ -133,14 +138,25 @@ def _to_line(record: Record) -> str:
 
 def _mend_tail(stream: RawIOBase) -> int:
     """Cut off what a kill left behind the last whole line; the length that remains, bytes."""
-    stream.seek(0)
-    content = stream.readall()
-    end = content.rfind(b"\n") + 1
-    if _is_json(content[end:]):  # whole, only its line end is missing
+    tail, start = b"", stream.seek(0, os.SEEK_END)
+    while start and b"\n" not in tail:
+        size = min(start, _BLOCK)
+        start = stream.seek(start - size)
+        tail = (stream.read(size) or b"") + tail
+    end = start + tail.rfind(b"\n") + 1
+    last = tail[end - start :]
+    if _is_json(last):  # whole, only its line end is missing
         stream.write(b"\n")
-        return len(content) + 1
+        return end + len(last) + 1
     stream.truncate(end)
     return end
+
+
+def _holds_records(stream: RawIOBase) -> bool:
+    """Whether a file begins as one of records does, as far as it goes: else nothing is cut off."""
+    stream.seek(0)
+    begin = (stream.read(_BLOCK) or b"").lstrip()[: len(_START)]
+    return begin == _START[: len(begin)]
 
 
 def _is_json(line: bytes) -> bool:

@@ -119,9 +119,9 @@ def tune_tasks(
         CompileError: an untuned schedule does not work, or nothing can be linked for the board.
         InputError: the database is damaged or cannot be written.
     """
+    records, budget = open_database(database, board, create=True), budget or Budget()
     append_records(database, ())  # fails now rather than after the first measurement
     measured = measured_as(board) if estimate is None else "cost"
-    records, budget = open_database(database, board), budget or Budget()
     threads = threads or board.fast.cores
     tuner = Tuner(tasks, board, records, budget, measured, threads=threads)
     with (

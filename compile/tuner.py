@@ -121,7 +121,7 @@ class Tuner:
         first = [(kernel, c) for kernel in self._kernels for c in kernel.search.propose(1)]
         for start in range(0, len(first), _BATCH):
             self._measure(first[start : start + _BATCH], builder, farm)
-        if not any(outcome.lost for _, outcome in self._held):
+        if not farm.open:
             self._require_success()
         while not self._ended() and (kernel := self._next()) is not None:
             before = kernel.search.best_seconds
@@ -130,6 +130,7 @@ class Tuner:
             after = kernel.search.best_seconds
             gained = before is None or (after or before) < (1 - _WORTHWHILE) * before
             kernel.stale = 0 if gained else kernel.stale + 1
+        farm.let_go(self._done)
         self._require_success()
         self._let_go()
 
@@ -180,8 +181,10 @@ class Tuner:
             else:
                 jobs.append(Job(trial, built.library, trial[0].arguments))
         farm.measure(jobs, self._done, lambda: not self._ended())
+        kept = {job.library for job in farm.open}
         for job in jobs:
-            job.library.unlink()
+            if job.library not in kept:
+                job.library.unlink()
 
     def _require_success(self) -> None:
         if self._held and not self._works:
@@ -196,9 +199,9 @@ class Tuner:
         return any(kernel.search.best_seconds is not None for kernel in self._kernels)
 
     def _done(self, trial: _Trial, outcome: Outcome) -> None:
-        # A failure may be the candidate's fault, or the board's or this machine's. As long as
-        # that is open it is held back: a record would keep the candidate from being tried again.
-        if outcome.lost or not (outcome.seconds or self._works):
+        # A failure may be the candidate's fault, or this machine's. As long as nothing works it is
+        # held back: a record would keep the candidate from being tried again.
+        if not (outcome.seconds or self._works):
             self._held.append((trial, outcome))
             return
         self._write(trial, outcome)
@@ -278,8 +281,9 @@ def _ms(seconds: float) -> str:
 def idle_factor(mod: IRModule, cores: int) -> float:
     """How much longer a kernel takes on some cores than its work divided by their number.
 
-    Of each of its loop nests: the turns of a parallel loop that the busiest core has, against an
-    even share; all of them where the loop is not parallel.
+    That of its worst loop nest, as what each has of the work is not known here: the turns of a
+    parallel loop that the busiest core has, against an even share; all of them where the loop is
+    not parallel.
     """
     factor = 1.0
     func: Any = mod["main"]
@@ -290,7 +294,7 @@ def idle_factor(mod: IRModule, cores: int) -> float:
             loop = loop.body
         turns = int(getattr(loop, "extent", 1))
         shared = int(getattr(loop, "kind", 0)) == _PARALLEL
-        factor *= -(-turns // cores) * cores / turns if shared else cores
+        factor = max(factor, -(-turns // cores) * cores / turns if shared else cores)
     return factor
 
 

@@ -1,12 +1,13 @@
 """The runner's command line: `python3 -m runner BUNDLE --photos PATH... --out DIR`.
 
 One JSON line a photo on stdout, errors as one JSON line on stderr. Exit status: 0 done, 2 usage,
-3 photos or output, 4 the bundle or this board.
+3 photos or output, 4 the bundle or this board, 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from .bundle import Bundle, open_bundle
 from .cpus import CHOICES, pin, place
 from .errors import RunnerError
 
-_INPUT_EXIT, _BOARD_EXIT = 3, 4
+_INPUT_EXIT, _BOARD_EXIT, _INTERRUPT_EXIT = 3, 4, 130
 
 
 def main(arguments: "Optional[list[str]]" = None) -> int:
@@ -33,10 +34,22 @@ def main(arguments: "Optional[list[str]]" = None) -> int:
         if not options.check:
             _run(bundle, options)
     except RunnerError as error:
-        report = {"kind": error.kind, "error": error.message, "hint": error.hint}
-        sys.stderr.write(json.dumps(report) + "\n")
-        return _INPUT_EXIT if error.kind == "input" else _BOARD_EXIT
+        return _tell(error)
+    except KeyboardInterrupt:
+        return _tell(RunnerError("interrupt", "stopped", "the same command goes on from here"))
+    except OSError as error:  # of a folder or file that this user may not read, say
+        name = error.filename or "a file"
+        hint = f"see whose it is: ls -ld {name}"
+        return _tell(RunnerError("input", f"{name}: {error.strerror or error}", hint))
     return 0
+
+
+def _tell(error: RunnerError) -> int:
+    """Say what went wrong on stderr; returns the exit status."""
+    report = {"kind": error.kind, "error": error.message, "hint": error.hint}
+    with contextlib.suppress(OSError):  # where nobody reads it the status has to do
+        sys.stderr.write(json.dumps(report) + "\n")
+    return {"input": _INPUT_EXIT, "interrupt": _INTERRUPT_EXIT}.get(error.kind, _BOARD_EXIT)
 
 
 def _run(bundle: Bundle, options: argparse.Namespace) -> None:
@@ -86,8 +99,17 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> None:
 
 
 def _say(line: "dict[str, Any]") -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left of the line would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RunnerError(
+            "output",
+            f"nobody reads what the run says: {error.strerror}",
+            "the same command goes on from here",
+        ) from error
 
 
 def _checked(bundle: Bundle) -> "dict[str, Any]":

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Optional, Union
@@ -26,6 +28,8 @@ from .signature import MAX_SIGNATURE, SIGNATURE, Trust, check_signature, read_tr
 
 _BLOCK = 1 << 20
 _SPARE_DISK = 16 << 20  # left free for predictions and the operating system
+_UNPACKING = ".unpacking."
+_LEFT_S = 24 * 3600.0  # nobody unpacks for so long: it was killed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +139,7 @@ def _unpack(stream: BinaryIO, unpack_to: Path, machine: Machine, trust: Trust) -
     folder = unpack_to / sha256
     if folder.is_dir():
         try:
-            return _check_folder(folder, machine, trust)
+            return _checked(folder, machine, trust, signed_by)
         except RunnerError:
             shutil.rmtree(folder)  # damaged since, or not signed then: unpacked anew below
     try:
@@ -146,6 +150,8 @@ def _unpack(stream: BinaryIO, unpack_to: Path, machine: Machine, trust: Trust) -
             rest = () if second is None else itertools.chain([second], archive)
             _copy(rest, manifest, temporary)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.is_dir():
+            return _checked(folder, machine, trust, signed_by)  # another runner's, started with it
         raise RunnerError(
             "disk",
             f"cannot unpack to {unpack_to}: {error.strerror or error}",
@@ -154,18 +160,32 @@ def _unpack(stream: BinaryIO, unpack_to: Path, machine: Machine, trust: Trust) -
     return Bundle(folder, manifest, sha256, signed_by)
 
 
+def _checked(folder: Path, machine: Machine, trust: Trust, signed_by: str) -> Bundle:
+    """A folder in place of an archive of the same manifest, which may be signed otherwise."""
+    return dataclasses.replace(_check_folder(folder, machine, trust), signed_by=signed_by)
+
+
 @contextlib.contextmanager
 def _new_folder(folder: Path, manifest: Manifest) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left(folder.parent)
     _need_disk(folder.parent, sum(entry.size for entry in manifest.files.values()))
-    temporary = Path(tempfile.mkdtemp(prefix=".unpacking.", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_UNPACKING, dir=folder.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_left(parent: Path) -> None:
+    """Remove what killed runners have left half unpacked."""
+    for left in parent.glob(f"{_UNPACKING}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _copy(archive: Iterable[Member], manifest: Manifest, into: Path) -> None:

@@ -8,7 +8,7 @@ class RunnerError(Exception):
 
     Attributes:
         kind: one of `bundle`, `signature`, `architecture`, `features`, `runtime`, `input`, `disk`,
-            `model`.
+            `output`, `model`, `interrupt`.
     """
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:

@@ -24,8 +24,9 @@ Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of the decoded photo."""
 
 MAX_PIXELS = 50_000_000
-"""Larger photos are refused from their header, before a pixel is decoded: Pillow takes 4 bytes a
-pixel, and 200 MB is what a board with 512 MB can spare. A 48-megapixel phone photo still passes."""
+"""Larger photos are refused from their header, before a pixel is decoded. Pillow takes 4 bytes a
+pixel, and a copy where a photo is cropped, turned or has a palette: with 48 megapixels the process
+had peaks of 328, 403 and 452 MiB (x86-64), which a board with 512 MB has where little else runs."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """The only decoders that are tried: Pillow has some that start other programs (EPS)."""
@@ -84,9 +85,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Read after load(): some decoders apply the tag themselves and remove it then.
+    # load() has turned a TIFF, with every Pillow; some (9.4) leave the tag in place all the same.
+    if image.format == "TIFF":
+        return image
+    # Not getexif(): newer Pillows take an orientation from XMP too, older ones do not.
+    exif = Image.Exif()
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        exif.load(image.info.get("exif") or b"")
+        orientation = exif.get(_ORIENTATION)
     except Exception:  # a damaged EXIF block does not spoil the photo
         return image
     method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None

@@ -1,4 +1,4 @@
-"""The run over many photos: every answer is on the disk before the next photo is opened.
+"""The run over many photos: every answer is in its file before the next photo is opened.
 
 Each photo is classified once, for accuracy; then a few of them again and again, for latency.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -113,7 +115,8 @@ def run(
     """Classify photos and write predictions.jsonl, latency.jsonl and measurements.json into `out`.
 
     Photos that predictions.jsonl has already are not run again; latency that was not measured to
-    the end is measured anew. A photo that cannot be read is a record with its error and is counted.
+    the end, or of fewer photos, is measured anew. A photo that cannot be read is a record with its
+    error and is counted.
 
     Args:
         placement: the CPUs that this process has been pinned to.
@@ -127,10 +130,11 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     _claim(out, bundle, options)
     predictions = out / PREDICTIONS
-    drop_torn_line(predictions)
+    with _writing(predictions):
+        drop_torn_line(predictions)
     known = {record.photo for record in iter_records(predictions)}
     todo = list({photo.id: photo for photo in photos if photo.id not in known}.values())
-    if not todo and (out / MEASUREMENTS).exists():
+    if not todo and _read_json(out / MEASUREMENTS) is not None:
         _need_an_answer(_tally(predictions), predictions)
         return
     cascade = bundle.manifest.cascade
@@ -141,10 +145,17 @@ def run(
         loaded = {"load_ms": round(engine.load_ms, 1), "cpus": placement.cpus}
         say({"event": "loaded", **loaded, "resumed": len(known)})
         began = round(sampler.now(), 3)
+        # Those of fewer photos: with them, a run that is killed from now on would look finished.
+        with _writing(out):
+            for old in (MEASUREMENTS, LATENCY):
+                (out / old).unlink(missing_ok=True)
         for index, photo in enumerate(todo):
             record = answer(cascade, engine, photo, options)
             append(predictions, record)
             say(progress(cascade, record, index + 1, len(todo)))
+        if todo:
+            with _writing(predictions):
+                _sync(predictions)
         accuracy = {"began_s": began, "ended_s": round(sampler.now(), 3), "photos": len(todo)}
         latency = _latency(
             cascade,
@@ -192,15 +203,10 @@ def _need_an_answer(tally: dict[str, Any], predictions: Path) -> None:
 def _claim(out: Path, bundle: Bundle, options: Options) -> None:
     """Mark `out` as this run's, or refuse where it is another's: numbers must not mix."""
     settings = {"bundle_sha256": bundle.sha256, **dataclasses.asdict(options)}
-    path = out / SETTINGS
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        found = None
-    if found is None:
-        with _writing(out):
-            (out / PREDICTIONS).write_bytes(b"")
-        _write_whole(path, json.dumps(settings) + "\n")
+    found, predictions = _read_json(out / SETTINGS), out / PREDICTIONS
+    # Answers of which nothing tells what gave them, as in a folder of the host's, are another's.
+    if found is None and not (predictions.exists() and predictions.stat().st_size):
+        _write_whole(out / SETTINGS, json.dumps(settings) + "\n")
     elif found != settings:
         raise RunnerError(
             "input",
@@ -349,7 +355,11 @@ def _once(cascade: Cascade, network: Network, photo: Photo, every_stage: bool) -
 
 
 def append(predictions: Path, record: Record) -> None:
-    """Add a record to a file, on the disk before anything else is done."""
+    """Add a record to a file before anything else is done: a killed runner loses none.
+
+    A board that loses its power may lose the last half minute's, until the operating system has
+    written them: to wait for the disk after each photo would wear out an SD card.
+    """
     # Closed each time: what a full disk did not take must not fail once more at the end.
     with _writing(predictions), predictions.open("a", encoding="utf-8") as stream:
         stream.write(record.to_line())
@@ -361,17 +371,37 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunnerError(
-            "disk", f"cannot write {path}: {error.strerror}", "free some space on the board"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "free some space on the board" if full else f"see whose it is: ls -ld {path}"
+        raise RunnerError("disk", f"cannot write {path}: {error.strerror}", hint) from error
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write beside, then rename: a killed run leaves the old file or the new one."""
+    """Write beside, then rename: a kill or a power cut leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.new")
     with _writing(path):
         temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
         temporary.replace(path)
+        with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+            _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read_json(path: Path) -> Any:
+    """What is in a file; None where it is missing, or is what a power cut leaves."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def progress(cascade: Cascade, record: Record, done: int, total: int) -> dict[str, Any]:

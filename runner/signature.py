@@ -67,7 +67,9 @@ def read_trust(paths: "Optional[tuple[Path, ...]]" = None) -> Trust:
             continue
         except OSError as error:
             raise _refused(f"{path} cannot be read: {error.strerror}") from error
-        if state.st_uid not in (0, os.geteuid()) or state.st_mode & stat.S_IWOTH:
+        # A user's own group has nobody else in it, on most systems.
+        writers = stat.S_IWOTH | (0 if state.st_gid in (0, os.getegid()) else stat.S_IWGRP)
+        if state.st_uid not in (0, os.geteuid()) or state.st_mode & writers:
             raise _refused(f"{path} can be written to by others", f"chmod 644 {path}")
         return parse_trust(content, str(path))
     return Trust()

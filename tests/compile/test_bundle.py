@@ -8,6 +8,7 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from edgecompress.compile.bundle import build_bundle
 from edgecompress.errors import BoardError, CompileError, InputError
+from edgecompress.runner import bundle as bundle_module
 from edgecompress.runner.archive import members
 from edgecompress.runner.bundle import open_bundle
 from edgecompress.runner.errors import RunnerError
@@ -139,6 +141,32 @@ def test_unpacking_is_checked_and_done_once(tiny: Any, files: Files, tmp_path: P
     open_bundle(tiny.bundle, tmp_path)  # unpacked anew
     assert library.read_bytes() == files["networks/small.so"]
     assert [path.name for path in tmp_path.iterdir()] == [first.folder.name]
+
+
+def test_two_runners_may_unpack_one_bundle(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is done first: its folder is checked and taken."""
+    copy = bundle_module._copy
+
+    def slow(*arguments: Any) -> None:
+        monkeypatch.undo()
+        open_bundle(tiny.bundle, tmp_path)
+        copy(*arguments)
+
+    monkeypatch.setattr(bundle_module, "_copy", slow)
+    opened = open_bundle(tiny.bundle, tmp_path)
+    assert list(tmp_path.iterdir()) == [opened.folder]
+
+
+def test_what_a_kill_left_half_unpacked_is_removed_a_day_later(tiny: Any, tmp_path: Path) -> None:
+    left, others = tmp_path / ".unpacking.old", tmp_path / ".unpacking.new"
+    for folder, hours in ((left, 25), (others, 1)):
+        folder.mkdir()
+        (folder / "manifest.json").touch()
+        os.utime(folder, (time.time() - 3600 * hours,) * 2)
+    opened = open_bundle(tiny.bundle, tmp_path)
+    assert set(tmp_path.iterdir()) == {opened.folder, others}
 
 
 @pytest.mark.parametrize("extra", ["runtime/evil.py", "runtime/tvm_ffi/__pycache__/x.pyc"])

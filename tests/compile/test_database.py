@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from edgecompress.compile.database import (
     trace_json,
     workload_key,
 )
-from edgecompress.compile.records import Record, append_records, read_records
+from edgecompress.compile.records import Record, append_records, read_records, versions
 from edgecompress.errors import InputError
 from edgecompress.targets import Board, load_board
 
@@ -129,6 +130,41 @@ def test_damaged_and_foreign_files_are_refused_and_left_alone(
         read_records(path)
     assert caught.value.exit_code == 3
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"one\ntwo", b"no end", b"\0\0", b'{"kind": 1}\nx'])
+def test_nothing_is_cut_off_what_is_no_file_of_records(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    for batch in ([], [record()]):
+        with pytest.raises(InputError, match="line 1: no tuning record"):
+            append_records(path, batch)
+    assert path.read_bytes() == content
+
+
+def test_a_large_file_is_neither_read_anew_for_each_record_nor_asked_for_its_version(
+    path: Path, pi4: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_records(path, [record(number, name="x" * 1000) for number in range(2000)])
+    before = bytes_read()
+    append_records(path, [record(1)])
+    assert bytes_read() - before < path.stat().st_size / 10
+    versions()
+    monkeypatch.setattr(metadata, "version", None)
+    assert len(open_database(path, pi4)) == 2001
+
+
+def bytes_read() -> int:
+    """By this process, from files and caches."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_last_line_that_is_longer_than_a_block(path: Path) -> None:
+    append_records(path, [record(1), record(2, name="x" * 200_000)])
+    path.write_bytes(path.read_bytes()[:-1])
+    append_records(path, [record(3)])
+    path.write_bytes(path.read_bytes()[:-1] + b'\n{"format":' + b"x" * 200_000)
+    append_records(path, [record(4)])
+    assert [one.trace[1][0][1] for one in read_records(path)] == [1, 2, 3, 4]
 
 
 def test_a_missing_file(path: Path, pi4: Board) -> None:

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgecompress import events
 from edgecompress.compile.farm import SPAN, TRIES_IN_VAIN, Farm, Job
-from edgecompress.compile.measure import Argument, Outcome
+from edgecompress.compile.measure import Argument, Meter, Outcome, Timing
 from edgecompress.errors import BoardError, InputError
 
 JOBS = [Job(number, Path(f"{number}.so"), ()) for number in range(24)]
@@ -161,6 +162,52 @@ def test_a_board_that_fails_over_and_over_is_left_out() -> None:
     assert len(loser.measured) == TRIES_IN_VAIN
     assert run.said[-1] == "'loser' is left out: lost again"
     assert not run.done
+
+
+class Broken(Meter):
+    """Loses its server with some candidates, until it has been put aside."""
+
+    def __init__(self, *lost: str) -> None:
+        super().__init__(never, Timing(), Path("known"))
+        self.lost: tuple[str, ...] = lost
+
+    def _try(self, library: Path, arguments: Sequence[Argument]) -> Outcome:
+        lost = library.stem in self.lost
+        return Outcome((), "run: no answer", lost=True) if lost else Outcome((1.0,))
+
+    def check(self) -> None:
+        """It is right about what is known."""
+
+    def close(self) -> None:
+        self.lost, self._losses = (), 0
+
+
+def never() -> Any:
+    raise AssertionError("no server is needed")
+
+
+# Behind a check; over the end of a batch; the last ones of a batch, all of the next.
+@pytest.mark.parametrize("lost", [("2", "3", "4"), ("6", "7", "8"), ("7", "8", "9")])
+def test_three_losses_in_a_row_are_the_boards_wherever_they_are(lost: tuple[str, ...]) -> None:
+    told: dict[int, Outcome] = {}
+    with events.listening(lambda _: None), farm({"pi": Broken(*lost)}) as alone:
+        for start in (0, 8):
+            alone.measure(JOBS[start : start + 8], told.__setitem__, lambda: True)
+        assert alone.open == ()
+    assert len(told) == 16 and all(outcome.seconds for outcome in told.values())
+
+
+def test_fewer_are_the_candidates_once_another_one_was_measured() -> None:
+    told: dict[int, Outcome] = {}
+    with farm({"pi": Broken("2", "3", "7", "9", "15")}) as alone:
+        alone.measure(JOBS[:8], told.__setitem__, lambda: True)
+        assert [job.item for job in alone.open] == [7]
+        assert {number for number, outcome in told.items() if outcome.lost} == {2, 3}
+        alone.measure(JOBS[8:16], told.__setitem__, lambda: True)
+        assert 7 in told and [job.item for job in alone.open] == [15]
+        alone.let_go(told.__setitem__)
+        assert alone.measured == {"pi": 16}
+    assert {number for number, outcome in told.items() if outcome.lost} == {2, 3, 7, 9, 15}
 
 
 def test_an_end_while_a_board_is_away_leaves_no_thread() -> None:

@@ -577,6 +577,17 @@ def test_one_scale_for_all_weights(net: Any, tmp_path: Path) -> None:
     assert [layer.weight_scale is not None for layer in got.graph.layers[2:4]] == [True, True]
 
 
+def test_the_bias_of_weights_without_a_scale(net: Any, tmp_path: Path) -> None:
+    """No sum can begin with it: what it is multiplied by is zero."""
+    scales = net.random.uniform(0.001, 0.003, 9)
+    scales[2] = 0
+    whole = net.constant(net.random.integers(-64, 65, (9, 13, 3, 3)), "int8")
+    weight = net.add("DequantizeLinear", whole, net.constant(scales), axis=0)
+    bias = net.constant(np.linspace(0.5, 1.5, 9))
+    y = net.add("Conv", stem(net, 13), weight, bias, pads=SAME)
+    check(saved(net, tmp_path, net.quantised(y)))
+
+
 @pytest.mark.parametrize("kind", ["least", "unsigned", "shifted", "of inputs"])
 def test_weights_that_words_cannot_hold_are_real_numbers(
     kind: str, net: Any, tmp_path: Path

@@ -78,6 +78,17 @@ def test_a_signed_bundle_is_the_same_bundle(bundle: Path, tiny: Any, tmp_path: P
     assert open_bundle(bundle, tmp_path / "o", trust=Trust({other.key: "o"})).signed_by == "o"
 
 
+def test_who_signed_is_asked_of_the_archive_that_is_opened(
+    bundle: Path, tiny: Any, tmp_path: Path
+) -> None:
+    """Also where another one of the same content is unpacked already."""
+    trust = Trust({new_key("lab").key: "lab"})
+    sign_bundle(bundle, "lab")
+    for first, archive, then in (("a", tiny.bundle, bundle), ("b", bundle, tiny.bundle)):
+        opened = [open_bundle(path, tmp_path / first, trust=trust) for path in (archive, then)]
+        assert [one.signed_by for one in opened] == (["", "lab"] if first == "a" else ["lab", ""])
+
+
 def test_a_board_that_requires_a_signature(bundle: Path, tiny: Any, tmp_path: Path) -> None:
     key = new_key("lab")
     strict = Trust({key.key: "lab"}, required=True)

@@ -31,7 +31,7 @@ from edgecompress.compile.records import read_records
 from edgecompress.compile.search import MisfitError, Search, schedule_with
 from edgecompress.compile.tune import tune_tasks
 from edgecompress.compile.tuning import Budget, TuningTask
-from edgecompress.errors import BoardError, CompileError, UsageError
+from edgecompress.errors import BoardError, CompileError, InputError, UsageError
 from edgecompress.targets import Board, load_board
 
 QUICK = Timing(repeat=2, min_repeat_ms=1, deadline_s=10)
@@ -671,3 +671,11 @@ def test_a_budget_of_seconds_ends_the_tuning(servers: Servers, host: Board, tmp_
 def test_tuning_wants_a_board(host: Board, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         tune_tasks([task()], host, {}, database=tmp_path / "tuning.jsonl")
+
+
+def test_a_file_that_is_no_database_is_left_as_it_is(host: Board, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("what I know\nof tuning")
+    with pytest.raises(InputError, match="line 1"):
+        tune_tasks([task()], host, {}, database=notes)
+    assert notes.read_text() == "what I know\nof tuning"

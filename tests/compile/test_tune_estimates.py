@@ -65,6 +65,17 @@ def test_cores_that_wait(rows: int, parallel: bool, cores: int, factor: float) -
     assert idle_factor(scheduled(rows, parallel), cores) == pytest.approx(factor)
 
 
+def test_loop_nests_do_not_wait_for_each_other() -> None:
+    """On four cores nothing takes more than four times as long as its work shared evenly."""
+    from tvm import te
+    from tvm.s_tir import Schedule
+
+    a = te.placeholder((ROWS, 32), name="A")
+    b = te.compute((ROWS, 32), lambda i, j: a[i, j] * 2.0, name="B")
+    c = te.compute((ROWS, 32), lambda i, j: b[i, j] + 1.0, name="C")
+    assert idle_factor(Schedule(te.create_prim_func([a, c])).mod, 4) == 4
+
+
 class OneMillisecond:
     """Estimates that every kernel takes a millisecond."""
 

@@ -21,6 +21,7 @@ from edgecompress.runner.measure import latency, summary
 from edgecompress.runner.photo import decode
 from edgecompress.runner.protocol import read_lines
 from edgecompress.runner.records import photo_id, read_records
+from edgecompress.runner.run import _write_whole
 from edgecompress.runner.spec import cascade_from_json
 
 
@@ -236,6 +237,56 @@ def test_latency_that_was_cut_off_is_measured_anew(
     assert measured["series"]["samples"]
 
 
+def test_more_photos_that_were_cut_off_are_measured_to_the_end(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """What was measured with fewer photos does not count for all of them."""
+    out = tmp_path / "out"
+    quick = ["--seconds", 1]
+    _events(_run(runner, tiny.bundle, out, "--photos", *photo_files[:3], *quick))
+    options = ["--photos", *photo_files, *quick]
+    process = subprocess.Popen(
+        _command(runner, tiny.bundle, out, *options), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "run":
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.wait(10)
+    process.stdout.close()
+    assert not (out / "latency.jsonl").exists()
+    events = _events(_run(runner, tiny.bundle, out, *options))
+    assert "pass" in {event["event"] for event in events}
+    assert json.loads((out / "measurements.json").read_text())["photos"] == len(photo_files)
+
+
+def test_an_empty_file_of_measurements_is_no_finished_run(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """A power cut may leave one."""
+    options = ["--photos", *photo_files[:2], "--latency-photos", 0]
+    _events(_run(runner, tiny.bundle, tmp_path / "out", *options))
+    measured = tmp_path / "out/measurements.json"
+    measured.write_bytes(b"")
+    _events(_run(runner, tiny.bundle, tmp_path / "out", *options))
+    assert json.loads(measured.read_text())["photos"] == 2
+
+
+def test_a_whole_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+
+    def fsync(handle: int) -> None:
+        place = Path(f"/proc/self/fd/{handle}").readlink()
+        synced.append((place.name, (tmp_path / "whole").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    _write_whole(tmp_path / "whole", "text")
+    assert synced == [(".whole.new", False), (tmp_path.name, True)]
+
+
 def test_without_latency(
     runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
 ) -> None:
@@ -257,6 +308,23 @@ def test_runs_do_not_mix(
     assert "other options" in json.loads(done.stderr)["error"]
 
 
+def test_predictions_of_unknown_settings_are_left_alone(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """As in a job's folder of the host's, or where a power cut has emptied settings.json."""
+    predictions = tmp_path / "out/predictions.jsonl"
+    predictions.parent.mkdir()
+    predictions.write_text('{"photo":"x","error":"e","error_kind":"input"}\n')
+    for _ in range(2):
+        done = _run(runner, tiny.bundle, tmp_path / "out", "--photos", photo_files[0])
+        assert (done.returncode, json.loads(done.stderr)["kind"]) == (3, "input")
+        assert predictions.read_text().count("\n") == 1
+        (tmp_path / "out/settings.json").write_bytes(b"")
+    predictions.write_bytes(b"")
+    options = ["--photos", photo_files[0], "--latency-photos", 0]
+    _events(_run(runner, tiny.bundle, tmp_path / "out", *options))
+
+
 def test_exit_codes_and_one_line_errors(runner: Path, tiny: Any, tmp_path: Path) -> None:
     short = tmp_path / "short.tar"
     short.write_bytes(tiny.bundle.read_bytes()[:50_000])
@@ -275,6 +343,42 @@ def test_exit_codes_and_one_line_errors(runner: Path, tiny: Any, tmp_path: Path)
         assert told["hint"] or kind == "input"
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
     assert _run(runner, tiny.bundle, tmp_path / "out").returncode == 2
+
+
+def test_files_that_cannot_be_used_are_one_line(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    options = ["--latency-photos", 0, "--photos"]
+    _events(_run(runner, tiny.bundle, tmp_path / "out", *options, photo_files[0]))
+    (tmp_path / "out/predictions.jsonl").unlink()
+    (tmp_path / "out/predictions.jsonl").mkdir()
+    for photo, status, kind in (("x" * 300, 3, "input"), (photo_files[0], 4, "disk")):
+        done = _run(runner, tiny.bundle, tmp_path / "out", *options, photo)
+        told = json.loads(done.stderr)
+        assert (done.returncode, told["kind"]) == (status, kind)
+        assert "ls -ld" in told["hint"]
+
+
+@pytest.mark.parametrize("way", ["Ctrl-C", "no reader"])
+def test_an_end_from_outside_is_one_line(
+    way: str, runner: Path, tiny: Any, many_photos: tuple[Path, ...], tmp_path: Path
+) -> None:
+    options = ["--photos", *many_photos, "--seconds", 20]
+    with subprocess.Popen(
+        _command(runner, tiny.bundle, tmp_path / "out", *options),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        while json.loads(process.stdout.readline())["event"] != "photo":
+            pass
+        if way == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            process.stdout.close()
+        told = json.loads(process.stderr.read())
+    status, kind = (130, "interrupt") if way == "Ctrl-C" else (4, "output")
+    assert (process.returncode, told["kind"]) == (status, kind)
+    assert "goes on" in told["hint"]
 
 
 def test_summary_by_hand() -> None:

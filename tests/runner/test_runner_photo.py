@@ -7,12 +7,14 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from edgecompress.runner.errors import RunnerError
 from edgecompress.runner.photo import (
@@ -79,6 +81,37 @@ def test_decode_applies_orientation(tmp_path: Path) -> None:
         path = tmp_path / f"{orientation}.png"
         Image.fromarray(pixels).save(path, exif=exif.tobytes())
         np.testing.assert_array_equal(np.asarray(decode(path)), expected, err_msg=str(orientation))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
+def test_a_tiff_is_turned_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None
+) -> None:
+    """Its decoder does it; Pillow 9.4 leaves the tag where it was then."""
+    original = TiffImageFile.load
+
+    def load(image: Any) -> Any:
+        tag, loaded = image.tag_v2.get(0x0112), original(image)
+        image.getexif = lambda: {0x0112: tag}
+        return loaded
+
+    monkeypatch.setattr(TiffImageFile, "load", load)
+    path = tmp_path / "photo.tif"
+    image = Image.fromarray(_pixels(16, 24))
+    image.save(path, compression=compression, tiffinfo={0x0112: 1})
+    plain = np.asarray(decode(path))
+    image.save(path, compression=compression, tiffinfo={0x0112: 6})
+    np.testing.assert_array_equal(np.asarray(decode(path)), np.rot90(plain, -1))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_an_orientation_in_xmp_alone_is_not_followed(tmp_path: Path, suffix: str) -> None:
+    """Some Pillows do and some do not: a board would see another photo than the host."""
+    path = tmp_path / f"photo.{suffix}"
+    said = b'<rdf:Description tiff:Orientation="6"/>'
+    Image.fromarray(_pixels(4, 6)).save(path, xmp=said)
+    assert said in path.read_bytes()
+    assert decode(path).size == (6, 4)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])

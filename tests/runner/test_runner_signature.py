@@ -188,7 +188,7 @@ def test_whom_a_board_trusts() -> None:
     assert other != public
 
 
-def test_files_of_trusted_keys(tmp_path: Path) -> None:
+def test_files_of_trusted_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     public, _ = signed(b"a" * 32, b"")
     wanted = Trust({public: "lab"}, required=True)
     assert parse_trust(trust_text(wanted).encode(), "x") == wanted
@@ -201,6 +201,14 @@ def test_files_of_trusted_keys(tmp_path: Path) -> None:
     everyones.write_text(trust_text(wanted))
     assert read_trust((everyones, own)) == wanted
     everyones.chmod(0o666)
+    with pytest.raises(RunnerError, match="written to by others"):
+        read_trust((everyones, own))
+    everyones.chmod(0o664)
+    assert read_trust((everyones, own)) == wanted, "a group of one's own has nobody else in it"
+    if os.geteuid() == 0:
+        os.chown(everyones, -1, 65534)
+    else:
+        monkeypatch.setattr(os, "getegid", lambda: -1)
     with pytest.raises(RunnerError, match="written to by others"):
         read_trust((everyones, own))
     everyones.chmod(0o644)
