@@ -210,14 +210,8 @@ def test_a_throttled_pass_is_repeated_and_the_good_one_counts(
     assert "throttled" not in {doubt["kind"] for doubt in told["doubts"]}
 
 
-def test_latency_that_was_cut_off_is_measured_anew(
-    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    options = ["--photos", *photo_files, "--seconds", 2]
-    process = subprocess.Popen(
-        _command(runner, tiny.bundle, out, *options), stdout=subprocess.PIPE, text=True
-    )
+def _kill_while_it_measures(command: list[str]) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line)["event"] == "run":
@@ -225,6 +219,14 @@ def test_latency_that_was_cut_off_is_measured_anew(
             break
     process.wait(10)
     process.stdout.close()
+
+
+def test_latency_that_was_cut_off_is_measured_anew(
+    runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--photos", *photo_files, "--seconds", 2]
+    _kill_while_it_measures(_command(runner, tiny.bundle, out, *options))
     before = (out / "predictions.jsonl").read_text()
     assert before.count("\n") == len(photo_files)
     assert not (out / "measurements.json").exists()
@@ -245,16 +247,7 @@ def test_more_photos_that_were_cut_off_are_measured_to_the_end(
     quick = ["--seconds", 1]
     _events(_run(runner, tiny.bundle, out, "--photos", *photo_files[:3], *quick))
     options = ["--photos", *photo_files, *quick]
-    process = subprocess.Popen(
-        _command(runner, tiny.bundle, out, *options), stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["event"] == "run":
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait(10)
-    process.stdout.close()
+    _kill_while_it_measures(_command(runner, tiny.bundle, out, *options))
     assert not (out / "latency.jsonl").exists()
     events = _events(_run(runner, tiny.bundle, out, *options))
     assert "pass" in {event["event"] for event in events}
