@@ -90,7 +90,8 @@ def setup(session: Session, python: str) -> Installed:
         python: version of the board's `python3` ("3.11.2").
 
     Raises:
-        BoardError: there are none for its Python, it has no space, or it cannot import them.
+        BoardError: there are none for its Python, it has no space, it cannot import them, or a
+            folder of somebody else's is where ours would be.
         InputError: a wheel cannot be fetched.
     """
     minor = ".".join(python.split(".")[:2])
@@ -102,8 +103,20 @@ def setup(session: Session, python: str) -> Installed:
     told = session.run(["cat", f"{_folder(session)}/{_MARK}"], timeout=_ASK_S)
     sent = told.returncode != 0 or told.stdout.strip() != _mark(session, minor)
     if sent:
+        _require_ours(session)
         send(session, _packed(session, minor), _folder(session), "numpy and Pillow")
     return Installed(_folder(session), _imported(session), sent)
+
+
+def _require_ours(session: Session) -> None:
+    """Refuse to replace a folder that is not of ours: it would be gone."""
+    folder = _folder(session)
+    theirs = 'test -d "$1" && ! test -e "$1/$2" && test -n "$(ls -A "$1")"'
+    if session.run(["sh", "-c", theirs, "ask", folder, _MARK], timeout=_ASK_S).returncode == 0:
+        raise BoardError(
+            f"{folder} on '{session.name}' is a folder of somebody else's",
+            "give the board a working folder of ours alone: edgecompress boards add --workdir",
+        )
 
 
 def remove(session: Session) -> None:

@@ -64,6 +64,15 @@ def test_a_python_without_packages_is_refused(session: SshSession) -> None:
         packages.setup(session, "3.7.3")
 
 
+def test_somebody_elses_packages_are_not_replaced(tmp_path: Path) -> None:
+    with LocalSession(load_board("host"), tmp_path) as session:
+        session.write("packages/mine.txt", b"mine")
+        with pytest.raises(BoardError, match="somebody else's") as refused:
+            packages.setup(session, "3.11.2")
+        assert "--workdir" in refused.value.hint
+        assert (tmp_path / "packages/mine.txt").exists()
+
+
 OURS = (
     f"bundles/{'a' * 64}/manifest.json",
     f"bundles/.{'a' * 16}.tar.sha256",
