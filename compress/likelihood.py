@@ -54,6 +54,12 @@ def chances(logits: np.ndarray, targets: np.ndarray, temperature: float) -> np.n
     return softmax(logits / temperature)[np.arange(len(targets)), targets]
 
 
+def likeliest_chances(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The probability that logits `[n, classes]` give to each target at their likeliest
+    temperature, `[n]`."""
+    return chances(logits, targets, fit_temperature(logits, targets))
+
+
 def fit_alpha(logits: Sequence[np.ndarray], targets: np.ndarray) -> float:
     """The weight of later members' logits with the smallest negative log-likelihood, in 0.05..20.
 

@@ -178,7 +178,7 @@ def tune_variant(
             recipe=recipe,
             inputs=inputs,
             start=lambda _, name=name: one.load(name)[1],
-            teacher="base" if recipe.distil else None,
+            teacher="base",
             crop=predictor,
         )
     return Variant(

@@ -29,7 +29,7 @@ from ..config import CompressConfig, Epochs, MemberShare, Positive, Share, Table
 from ..cropping.crop_sizes import NEVER_SMALLER, with_sizes
 from ..cropping.foreground import draw_boxes, train_predictor
 from ..data.photos import PhotoSet, photos_fingerprint
-from ..likelihood import chances, fit_temperature
+from ..likelihood import likeliest_chances
 from ..machine import ddp
 from ..machine.trials import find_pool, map_trials
 from ..networks.export import save_network
@@ -422,8 +422,7 @@ class _Rows:
         """The probability that a row gives to the class of each photo held out, `[n]`."""
         held = self.asked(row.networks, "held")
         if row.point is None:
-            logits = held.members[0].logits
-            return chances(logits, held.targets, fit_temperature(logits, held.targets))
+            return likeliest_chances(held.members[0].logits, held.targets)
         point = OperatingPoint(**{**row.point, "members": None})
         return chances_at(held.members, held.targets, point)
 
@@ -442,7 +441,7 @@ class _Rows:
             held_out=_top1(answers.held, self.held),
             n=len(self.val),
             networks=(name,),
-            chance=_chance(answers.held, self.held),
+            chance=float(likeliest_chances(answers.held, self.held).mean()),
         )
 
     def cascade(self, method: str, budget: float, names: Sequence[str]) -> Row | None:
@@ -487,11 +486,6 @@ def _name(method: str, share: float) -> str:
 
 def _top1(logits: np.ndarray, targets: np.ndarray) -> float:
     return float((logits.argmax(1) == targets).mean())
-
-
-def _chance(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The mean probability of the targets, at the likeliest temperature."""
-    return float(chances(logits, targets, fit_temperature(logits, targets)).mean())
 
 
 def _likeliest(rows: Sequence[Row]) -> Row:

@@ -129,14 +129,7 @@ class Hunt:
             "after": after,
         }
         length = "short" if before is None else "long"
-        return Trial(
-            f"search-{self.name}-{key}-{length}",
-            spec,
-            recipe,
-            inputs,
-            after,
-            "base" if recipe.distil else None,
-        )
+        return Trial(f"search-{self.name}-{key}-{length}", spec, recipe, inputs, after, "base")
 
     def record(self, points: Sequence[Point], reached: Point | None, why: str) -> dict[str, Any]:
         """The member's part of the step's result."""

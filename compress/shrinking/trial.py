@@ -15,7 +15,7 @@ from edgecompress.errors import UsageError
 from edgecompress.files import sha256_json
 
 from ..config import CompressConfig
-from ..likelihood import chances, fit_temperature
+from ..likelihood import likeliest_chances
 from ..machine import ddp
 from ..machine.trials import find_pool, map_trials
 from ..networks.foreign.source import FOLDERS
@@ -133,8 +133,7 @@ def held_chances(one: Compression, trials: Sequence[Trial]) -> np.ndarray:
         for spec, network in (one.load(trial.name) for trial in trials):
             seen = held(spec.resolution)
             logits = run_batched(network, seen.inputs, one.material.preprocess).numpy()
-            wanted = seen.wanted.numpy()
-            rows.append(chances(logits, wanted, fit_temperature(logits, wanted)))
+            rows.append(likeliest_chances(logits, seen.wanted.numpy()))
         return np.stack(rows)
 
     # Of several processes on different hardware, all have to go on with the same law.

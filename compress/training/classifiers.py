@@ -77,5 +77,5 @@ def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> 
         recipe=recipe,
         inputs=inputs,
         start=lambda shrunk: inherited(one, shrunk),
-        teacher="base" if table.distil else None,
+        teacher="base",
     )

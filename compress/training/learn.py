@@ -114,12 +114,14 @@ def train_classifier(
 
     Args:
         start: gives the network with its first weights.
-        teacher: name of the trained network that teaches, or None.
+        teacher: name of the trained network that teaches, or None; nobody is asked where the
+            recipe gives its answers no weight.
         crop: name of the predictor whose crops are seen, or None.
     """
+    asked = teacher if recipe.distil else None
 
     def work(fingerprint: str) -> dict[str, Any]:
-        task = classifying(one, spec.resolution, teacher=teacher, crop=crop)
+        task = classifying(one, spec.resolution, teacher=asked, crop=crop)
         network = start(spec)
         return keep_training(
             one, name, (spec, network), task=task, recipe=recipe, fingerprint=fingerprint
