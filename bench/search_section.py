@@ -42,10 +42,17 @@ class Point(BaseModel):
     cost: Amount
     held_out: Share
     error: Share
+    chance: Share | None = None
     photos: Count
     epochs: Count
     seconds: Zero
     long: bool
+
+    @property
+    def judged(self) -> float:
+        """What the search went by: the probability of the right class, or top-1 in records of an
+        earlier version."""
+        return self.held_out if self.chance is None else self.chance
 
 
 class Member(BaseModel):
@@ -180,7 +187,8 @@ def _network(spec: Network) -> str:
 
 
 def rows(member: Member) -> list[tuple[str, ...]]:
-    """Every point: member, network, MACs, cost, accuracy, epochs, and what became of it."""
+    """Every point: member, network, MACs, cost, accuracy, the right class's probability, epochs,
+    seconds, and what became of it."""
     best = set(_front(member.points))
     made = []
     for index, point in enumerate(member.points):
@@ -198,6 +206,7 @@ def rows(member: Member) -> list[tuple[str, ...]]:
                 text.macs(point.macs),
                 _cost(member, point.cost),
                 f"{100 * point.held_out:.1f} {_either_fine(point.error)} %",
+                "" if point.chance is None else text.percent(point.chance),
                 str(point.epochs),
                 f"{point.seconds:.0f}",
                 ", ".join(marks),
@@ -219,45 +228,57 @@ def _either_fine(error: float) -> str:
 def _front(points: Sequence[Point]) -> list[int]:
     """Of the points after the longer trainings, which no other one matches with fewer MACs."""
     long = [index for index, point in enumerate(points) if point.long]
-    return [long[i] for i in front([(points[i].macs, points[i].held_out) for i in long])]
+    return [long[i] for i in front([(points[i].macs, points[i].judged) for i in long])]
 
 
-HEAD = ("member", "network", "MACs", "cost", "held-out top-1", "epochs", "seconds", "note")
+HEAD = (
+    "member",
+    "network",
+    "MACs",
+    "cost",
+    "held-out top-1",
+    "right class",
+    "epochs",
+    "seconds",
+    "note",
+)
 
 
 def plot(members: Sequence[Member]) -> Markup:
-    """Accuracy over MACs of every point: large after the longer training; the front is drawn
-    through these, and what was chosen has a ring and its name."""
+    """What the search went by over MACs, for every point: large after the longer training; the
+    front is drawn through these, and what was chosen has a ring and its name."""
     points = [point for member in members for point in member.points]
     if not points:
         return Markup("")
     x_low, x_high = charts.padded(min(p.macs for p in points), max(p.macs for p in points), 0.06)
     y_low, y_high = charts.padded(
-        min(p.held_out for p in points), max(p.held_out for p in points), 0.12
+        min(p.judged for p in points), max(p.judged for p in points), 0.12
     )
     axes = charts.Axes(
         max(0.0, x_low), x_high, max(0.0, y_low), min(1.0, y_high) if y_low < 1 else y_high,
         _LEFT, charts.WIDTH - _RIGHT, _TOP, _TOP + _HEIGHT,
     )  # fmt: skip
-    parts = charts.macs_grid(axes, "held-out top-1")
+    likely = all(p.chance is not None for p in points)
+    named = "held out, probability of the right class" if likely else "held-out top-1"
+    parts = charts.macs_grid(axes, named)
     best = [points[index] for index in _front(points)]
     if len(best) > 1:
-        parts.append(charts.polyline([axes.at(p.macs, p.held_out) for p in best], "curve"))
+        parts.append(charts.polyline([axes.at(p.macs, p.judged) for p in best], "curve"))
     for index, member in enumerate(members):
         for point in member.points:
-            x, y = axes.at(point.macs, point.held_out)
+            x, y = axes.at(point.macs, point.judged)
             radius = 4.5 if point.long else 2.5
             parts.append(charts.circle(x, y, radius, f"run stage-{index % _COLOURS + 1}"))
     for member in members:
         chosen = next((p for p in member.points if p.long and p.spec == member.chosen), None)
         if chosen is not None:
-            x, y = axes.at(chosen.macs, chosen.held_out)
+            x, y = axes.at(chosen.macs, chosen.judged)
             anchor = "end" if x > charts.WIDTH * 0.7 else "start"
             parts.append(charts.circle(x, y, 7, "own"))
             side = -12 if anchor == "end" else 12
             parts.append(charts.words(x + side, y + 18, member.name, "name", anchor))
     said = "; ".join(
-        f"{member.name} {text.percent(point.held_out)} at {text.macs(point.macs)} MACs"
+        f"{member.name} {text.percent(point.judged)} at {text.macs(point.macs)} MACs"
         f" after {point.epochs} epochs"
         for member in members
         for point in member.points

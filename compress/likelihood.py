@@ -60,6 +60,17 @@ def likeliest_chances(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return chances(logits, targets, fit_temperature(logits, targets))
 
 
+def gained(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:
+    """The mean of what `new` gives the photos' classes more than `old`, and its standard error.
+
+    Args:
+        new: probabilities `[n]`.
+        old: probabilities of the same photos `[n]`.
+    """
+    more = new - old
+    return float(more.mean()), float(more.std()) / math.sqrt(len(more))
+
+
 def fit_alpha(logits: Sequence[np.ndarray], targets: np.ndarray) -> float:
     """The weight of later members' logits with the smallest negative log-likelihood, in 0.05..20.
 

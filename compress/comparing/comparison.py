@@ -7,7 +7,6 @@ chosen (the members of a cascade, its thresholds, whether to crop) is chosen on 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +28,7 @@ from ..config import CompressConfig, Epochs, MemberShare, Positive, Share, Table
 from ..cropping.crop_sizes import NEVER_SMALLER, with_sizes
 from ..cropping.foreground import draw_boxes, train_predictor
 from ..data.photos import PhotoSet, photos_fingerprint
-from ..likelihood import likeliest_chances
+from ..likelihood import gained, likeliest_chances
 from ..machine import ddp
 from ..machine.trials import find_pool, map_trials
 from ..networks.export import save_network
@@ -413,8 +412,8 @@ class _Rows:
         than the noise of the photos held out, as in a job (`cascading.switch`)."""
         first, *others = ways
         for other in others:
-            gain = self.held_chances(other) - self.held_chances(first)
-            if gain.mean() > BEYOND * gain.std() / math.sqrt(len(gain)):
+            gain, error = gained(self.held_chances(other), self.held_chances(first))
+            if gain > BEYOND * error:
                 first = other
         return first
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from edgecompress.errors import UsageError
 
 from ..budget import Budget
+from ..likelihood import gained
 from ..networks.network import NetworkSpec
 from ..training.learn import Compression
 from ..training.workbook import Done
@@ -106,11 +106,13 @@ def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> D
             TrialPoint(
                 dimension=dimension,
                 spec=trial.spec,
-                lost=float(less.mean()),
-                error=float(less.std()) / math.sqrt(len(less)),
+                lost=-gain,
+                error=error,
                 cost=None if price.cost is None else price.cost(trial.spec),
             )
-            for (dimension, trial), less in zip(trials, told[0] - told, strict=True)
+            for (dimension, trial), (gain, error) in zip(
+                trials, (gained(own, told[0]) for own in told), strict=True
+            )
         ]
         law = fit_law(points)
         follows = AS_MACS if price.cost is None else rates(points)

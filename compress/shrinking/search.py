@@ -6,18 +6,21 @@ budget leaves, or the inner width does where that alone has been cut. Candidates
 more than a twelfth of it unused are none.
 
 Trainings are short and noisy. All candidates get a few epochs, the better half of them goes on for
-twice as many (successive halving, Jamieson and Talwalkar 2016), and only who then beats the network
-in hand by more than the standard error of its accuracy, or is as accurate and cheaper, takes its
-place.
+twice as many (successive halving, Jamieson and Talwalkar 2016), and only who then gives the right
+classes a larger probability than the network in hand, by more than the difference's standard error,
+or is as likely and cheaper, takes its place.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
+from ..likelihood import gained
 from ..networks.network import NetworkSpec
 from .law import Dimension
 from .shrink import (
@@ -44,7 +47,8 @@ class Point:
     Attributes:
         cost: of one photo, in what the budget limits.
         accuracy: on photos held out.
-        photos: how many those are.
+        chances: the probability that it gives to the class of each of these photos, at its
+            likeliest temperature, `[n]`.
         epochs: it has had, of all its trainings.
         seconds: those of this training.
         long: whether it was among the better half.
@@ -54,11 +58,21 @@ class Point:
     spec: NetworkSpec
     cost: float
     accuracy: float
-    photos: int
+    chances: np.ndarray = field(compare=False, repr=False)
     epochs: int
     seconds: float
     long: bool
     step: str
+
+    @property
+    def photos(self) -> int:
+        """How many are held out."""
+        return len(self.chances)
+
+    @property
+    def chance(self) -> float:
+        """The mean probability of the right class."""
+        return float(self.chances.mean())
 
     @property
     def error(self) -> float:
@@ -74,6 +88,7 @@ class Point:
             "cost": self.cost,
             "held_out": self.accuracy,
             "error": round(self.error, 5),
+            "chance": round(self.chance, 6),
             "photos": self.photos,
             "epochs": self.epochs,
             "seconds": self.seconds,
@@ -164,26 +179,24 @@ def kept(count: int) -> int:
 
 def better(new: Point, old: Point) -> str:
     """Why `new` takes the place of `old`; "" where it does not."""
-    gain = new.accuracy - old.accuracy
-    if gain > old.error:
+    gain, error = gained(new.chances, old.chances)
+    if gain > error:
         return (
-            f"{100 * gain:.1f} points above the one before it"
-            f" (standard error {100 * old.error:.1f})"
+            f"its mean probability of the right class {100 * gain:.1f} points above that of the one"
+            f" before it (standard error {100 * error:.1f})"
         )
     if gain >= 0 and new.cost < old.cost:
-        return (
-            f"as accurate as the one before it and {100 * (1 - new.cost / old.cost):.1f} % cheaper"
-        )
+        return f"as likely as the one before it and {100 * (1 - new.cost / old.cost):.1f} % cheaper"
     return ""
 
 
 def best(points: Sequence[Point]) -> list[Point]:
-    """The most accurate first, of equal ones the cheapest."""
-    return sorted(points, key=lambda one: (-one.accuracy, one.cost))
+    """The likeliest first, of equal ones the cheapest."""
+    return sorted(points, key=lambda one: (-one.chance, one.cost))
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which of (cost, accuracy) no other one matches at less cost, cheapest first."""
+    """Which of (cost, probability) no other one matches at less cost, cheapest first."""
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     chosen: list[int] = []
     for i in order:

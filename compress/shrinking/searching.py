@@ -17,9 +17,9 @@ from ..training.workbook import Done
 from .proposal import Price
 from .search import Point, best, better, first_round, front, kept, neighbours
 from .shrink import Cost
-from .trial import Trial, run_trials
+from .trial import Trial, held_chances, run_trials
 
-RECORD = 1
+RECORD = 2
 """Of the search step's result."""
 
 Batches = Generator[list[Trial], list[Done], dict[str, Any]]
@@ -95,12 +95,13 @@ class Hunt:
             for number, spec in enumerate(specs)
         ]
         done = yield trials
+        chances = held_chances(self.one, trials)
         made = [
             Point(
                 spec=trial.spec,
                 cost=self.cost(trial.spec),
                 accuracy=step.result["held_out"],
-                photos=step.result["photos"],
+                chances=chances[number],
                 epochs=trial.recipe.epochs + (before[number].epochs if before else 0),
                 seconds=step.result["seconds"],
                 long=bool(before),
@@ -134,7 +135,7 @@ class Hunt:
     def record(self, points: Sequence[Point], reached: Point | None, why: str) -> dict[str, Any]:
         """The member's part of the step's result."""
         long = [i for i, point in enumerate(points) if point.long]
-        own = front([(points[i].cost, points[i].accuracy) for i in long])
+        own = front([(points[i].cost, points[i].chance) for i in long])
         return {
             "name": self.name,
             "budget": str(self.budget),

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgecompress.bench.page import render_page
@@ -36,6 +37,10 @@ def _spec(width: float, side: int) -> NetworkSpec:
     return NetworkSpec("resnet18", width, 1.0, side, 2)
 
 
+def _chances(accuracy: float) -> np.ndarray:
+    return np.full(100, accuracy - 0.1)
+
+
 def _points(cost: Any) -> list[Point]:
     # (network, accuracy, whether after the longer training)
     told = [
@@ -46,7 +51,9 @@ def _points(cost: Any) -> list[Point]:
         (_spec(0.0625, 64), 0.95, True),
     ]
     return [
-        Point(spec, cost(spec), accuracy, 100, 3 if long else 1, 60.0, long, "search-x")
+        Point(
+            spec, cost(spec), accuracy, _chances(accuracy), 3 if long else 1, 60.0, long, "search-x"
+        )
         for spec, accuracy, long in told
     ]
 
@@ -105,7 +112,7 @@ def test_every_point_is_told(compression: dict[str, Any]) -> None:
         "proposed, on the front",
         "on the front, chosen",
     ]
-    assert told[4][4] == "95.0 ± 2.2 %"
+    assert told[4][4:6] == ("95.0 ± 2.2 %", "85.0 %")
     assert told[0][3].endswith("of the budget")
     assert told[5][3].endswith("ms")
     table = contribution_rows(read_shrinking(compression))  # type: ignore[arg-type]
@@ -117,7 +124,18 @@ def test_every_point_is_told(compression: dict[str, Any]) -> None:
 
 
 def test_records_without_what_was_lost_are_read(compression: dict[str, Any]) -> None:
-    """Of an earlier version, which went by top-1."""
+    """Of earlier versions, which went by top-1."""
+    compression = copy.deepcopy(compression)
+    for member in compression["steps"]["search"]["members"]:
+        for point in member["points"]:
+            del point["chance"]
+    first, _ = read_search(compression)
+    assert [row[5] for row in rows(first)] == [""] * 5
+    assert [row[-1] for row in rows(first)][3:] == [
+        "proposed, on the front",
+        "on the front, chosen",
+    ]
+    assert "held-out top-1" in plot([first])
     for point in compression["steps"]["shrink"]["points"]:
         del point["lost"], point["error"]
     table = contribution_rows(read_shrinking(compression))  # type: ignore[arg-type]
