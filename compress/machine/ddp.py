@@ -11,6 +11,7 @@ others do what `lead` sends them.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,6 +63,8 @@ class Ranks:
 
 _ALONE = Ranks()
 _now = _ALONE
+_group: dist.ProcessGroup | None = None
+"""Of the processes of this training: what all that they tell each other goes through."""
 _before: dict[str, str] | None = None
 """The environment in which `shared` was called, where it was in this process."""
 
@@ -104,8 +107,32 @@ def _started() -> bool:
 
 
 def _connect() -> None:
+    """Make the group of our own, within torch's."""
+    global _group  # noqa: PLW0603
+    if not dist.is_initialized():
+        _initialize()
+    try:
+        if _group is not None:
+            dist.get_process_group_ranks(_group)
+            return
+    except KeyError:
+        pass  # torch's has been ended, and there is another
+    _group = dist.new_group(timeout=PATIENCE)
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    """End the group, its threads first, while there is an interpreter: they let go of a tensor a
+    little after it has been sent, and a process that is ending then aborts. Torch's own group
+    cannot be ended once a network had a shell (seen with torch 2.13): nothing is sent through it.
+    """
+    global _group  # noqa: PLW0603
     if dist.is_initialized():
-        return
+        dist.destroy_process_group()
+    _group = None
+
+
+def _initialize() -> None:
     device = chosen_device()
     backend = "gloo"
     if device.type == "cuda":
@@ -144,7 +171,7 @@ def decided(function: Callable[[], T]) -> T:
             found[0] = error
         finally:
             _now = own
-    dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
+    dist.broadcast_object_list(found, src=0, group=_group, device=torch.device("cpu"))
     if found[0] is not None:
         raise found[0]
     return found[1]
@@ -168,7 +195,7 @@ class Told(Generic[P, T]):
 def total(values: Tensor) -> Tensor:
     """The sum over all processes, in each of them; the tensor is on the CPU."""
     if _now.count > 1:
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=_group)
     return values
 
 
@@ -177,7 +204,7 @@ def gathered(value: T) -> list[T]:
     if _now.count == 1:
         return [value]
     found: list[Any] = [None] * _now.count
-    dist.all_gather_object(found, value)
+    dist.all_gather_object(found, value, group=_group)
     return found
 
 
@@ -187,7 +214,7 @@ def averaging(network: nn.Module) -> nn.Module:
     if _now.count == 1:
         return network
     # A static graph may have weights that no output depends on, as modules of users' own have.
-    return DistributedDataParallel(network, static_graph=True)
+    return DistributedDataParallel(network, process_group=_group, static_graph=True)
 
 
 def spread(network: nn.Module) -> None:
@@ -196,7 +223,7 @@ def spread(network: nn.Module) -> None:
         for tensor in (*network.parameters(), *network.buffers()):
             # A tensor with channels innermost is no contiguous one, which a broadcast wants.
             whole = tensor.detach().contiguous()
-            dist.broadcast(whole, src=0)
+            dist.broadcast(whole, src=0, group=_group)
             tensor.data.copy_(whole)
 
 
@@ -240,7 +267,7 @@ def lead(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 def _send(task: Any) -> Any:
     sent = [task]
     with joined():
-        dist.broadcast_object_list(sent, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(sent, src=0, group=_group, device=torch.device("cpu"))
     return sent[0]
 
 
