@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from edgecompress.errors import InputError
 from edgecompress.files import read_json, write_json
 
@@ -185,6 +187,50 @@ def read_document(path: Path) -> dict[str, Any]:
             "make it again: edgecompress bench compression JOB.toml",
         )
     return value
+
+
+def read_rows(path: Path, about: Mapping[str, Any]) -> list[Row]:
+    """The rows of a comparison.json that was made elsewhere, by the same job with other seeds.
+
+    Args:
+        about: of the comparison that they are to be part of.
+
+    Raises:
+        InputError: the file cannot be read, or is of another job.
+    """
+    value = read_document(path)
+    told = value["about"]
+    for name in _DECIDING:
+        own, other = _flat(about.get(name)), _flat(told.get(name))
+        ours_alone = [key for key in own if own[key] != other.get(key)]
+        if ours_alone:
+            key = ours_alone[0]
+            raise InputError(
+                f"{path} is of another comparison: its {name}{key} is {other.get(key)!r} and not"
+                f" {own[key]!r}",
+                "add what was made by the same job file and version",
+            )
+    try:
+        rows = _ROWS.validate_python(value["rows"])
+    except (KeyError, ValidationError):
+        rows = []
+    if not rows or not all(math.isfinite(x) for row in rows for x in (row.macs, row.top1)):
+        raise InputError(f"{path}: its rows are damaged", "make it again, or leave out --add")
+    return rows
+
+
+_DECIDING = ("photos", "compress", "comparison")
+"""Parts of what a comparison is about that must agree for its rows to be of one table."""
+_PLACES = {".seed", ".photos", ".shrink.workers", ".seeds", ".budgets", ".methods", ".workers"}
+"""What may differ: which rows there are, and where they were computed."""
+_ROWS = TypeAdapter(list[Row])
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Settings by their dotted names; those of `_PLACES` left out."""
+    if not isinstance(value, Mapping):
+        return {} if name in _PLACES else {name: value}
+    return {k: v for key, part in value.items() for k, v in _flat(part, f"{name}.{key}").items()}
 
 
 def checked(value: Any) -> dict[str, Any] | None:

@@ -50,6 +50,15 @@ SoFar = Annotated[
     bool, typer.Option("--so-far", help="Train nothing: table and page of what is there.")
 ]
 
+Add = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--add",
+        help="Seeds that were trained elsewhere: the comparison.json of the same job; again for"
+        " more.",
+    ),
+]
+
 
 def add(app: typer.Typer) -> None:
     """Add the verb."""
@@ -59,6 +68,7 @@ def add(app: typer.Typer) -> None:
             "edgecompress bench compression examples/imagenette.toml --data DIR",
             "edgecompress bench compression examples/imagenette.toml --seed 0 --method hrank",
             "edgecompress bench compression examples/imagenette.toml --so-far",
+            "edgecompress bench compression examples/imagenette.toml --seed 2 --add other.json",
             "edgecompress bench compression examples/imagenette.toml --ship out/shipped/mine",
         ),
     )(_compression)
@@ -75,6 +85,7 @@ def _compression(
     method: Methods = None,
     ship: Ship = None,
     so_far: SoFar = False,
+    add: Add = None,
     quick: Quick = False,
     as_json: Json = False,
 ) -> Any:
@@ -108,8 +119,13 @@ def _compression(
     default = Path("out") / (f"{wanted.name}-quick" if quick else wanted.name)
     with open_workspace(out or default) as space:
         work = space.path("comparison")
-        rows = lead(compare, config, table, (photos[0], photos[1]), work, so_far=so_far)
-        about = _about(wanted, config, table, rows[0].n)
+        about = _about(wanted, config, table)
+        others = [row for path in add or () for row in compression.read_rows(path, about)]
+        rows = lead(
+            compare, config, table, (photos[0], photos[1]), work, so_far=so_far, others=others
+        )
+        about["comparison"]["seeds"] = sorted({row.seed for row in rows})
+        about |= {"n": rows[0].n, "text": _text(wanted, config, table, rows[0].n)}
         told = compression.document(rows, table.headline, about)
         compression.write_document(told, space.path(COMPARISON))
         write_text(space.path("comparison.md"), compression.markdown(told))
@@ -158,17 +174,18 @@ def _epochs(count: int) -> str:
     return f"{count} epoch" + "s" * (count != 1)
 
 
-def _about(wanted: Job, config: Any, table: Any, n: int) -> dict[str, Any]:
-    text = (
+def _text(wanted: Job, config: Any, table: Any, n: int) -> str:
+    return (
         f"{told_base(config.base, config.train.epochs, wanted.data.train)}; each method fine-tuned"
         f" {_epochs(table.epochs)} with the base as teacher; top-1 of {n:,} photos of"
         f" {wanted.data.photos}, on which nothing was chosen"
     )
+
+
+def _about(wanted: Job, config: Any, table: Any) -> dict[str, Any]:
     return {
         "job": wanted.name,
-        "text": text,
         "photos": wanted.data.photos,
-        "n": n,
         "compress": config.model_dump(mode="json"),
         "comparison": table.model_dump(mode="json"),
     }

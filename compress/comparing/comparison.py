@@ -124,6 +124,7 @@ def compare(
     work: Path,
     *,
     so_far: bool = False,
+    others: Sequence[Row] = (),
 ) -> list[Row]:
     """All rows of all seeds; every training is kept in `work` and not done twice.
 
@@ -131,10 +132,12 @@ def compare(
         photos: to learn from, and to report on.
         work: one folder a seed is made in it.
         so_far: train nothing: the rows of what is there.
+        others: rows of more seeds, which were trained elsewhere.
 
     Raises:
         InputError: the photos cannot be used.
-        UsageError: a budget cannot be met, training diverged, or the folder is in use.
+        UsageError: a budget cannot be met, training diverged, the folder is in use, or a seed was
+            trained both here and elsewhere.
         EdgeCompressError: a seed's process was lost twice.
     """
     learn, report_on = photos
@@ -145,9 +148,21 @@ def compare(
         )
     asked = [_Asked(config, table, photos, work, seed, so_far) for seed in table.seeds]
     rows = list(chain(*map_trials(_rows_of, asked, find_pool(table.workers), "seeds")))
-    if not rows:
+    twice = sorted({row.seed for row in rows} & {row.seed for row in others})
+    if twice:
+        raise UsageError(
+            f"seed {twice[0]} was trained here and elsewhere",
+            "name the seeds of here (--seed), or leave out --add",
+        )
+    counts = sorted({row.n for row in (*rows, *others)})
+    if len(counts) > 1:
+        raise UsageError(
+            f"what was trained elsewhere reports on other photos: {counts[0]:,} and {counts[1]:,}",
+            "add comparisons of the same photos",
+        )
+    if not rows and not others:
         raise UsageError(f"nothing has been trained in {work} yet", "leave out --so-far")
-    return rows
+    return [*rows, *others]
 
 
 @dataclass(frozen=True)

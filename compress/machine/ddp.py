@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -117,7 +117,7 @@ def _connect() -> None:
             return
     except KeyError:
         pass  # torch's has been ended, and there is another
-    _group = dist.new_group(timeout=PATIENCE)
+    _group = cast("dist.ProcessGroup", dist.new_group(timeout=PATIENCE))  # of all processes
     atexit.register(_disconnect)
 
 

@@ -291,6 +291,49 @@ def test_the_document_is_read_back(rows: list[Row], tmp_path: Path) -> None:
             compression.read_document(path)
 
 
+def test_seeds_of_elsewhere_are_part_of_the_table(compared, tmp_path: Path) -> None:
+    about = {
+        "job": "mine",
+        "text": "two seeds",
+        "photos": "val",
+        "compress": compared.config.model_dump(mode="json"),
+        "comparison": compared.table.model_dump(mode="json"),
+    }
+    elsewhere = [replace(row, seed=row.seed + 7) for row in compared.rows]
+    path = tmp_path / "comparison.json"
+    compression.write_document(compression.document(elsewhere, 0.5, about), path)
+    # Which seeds there are, where they ran and on how many cores is no difference.
+    here = json.loads(json.dumps(about))
+    here["comparison"] |= {"seeds": [0], "workers": 3, "budgets": [0.1]}
+    here["compress"] |= {"seed": 3}
+    others = compression.read_rows(path, here)
+    again = json.loads(json.dumps(compression.document(others, 0.5, about)))
+    assert again == json.loads(path.read_text())
+    rows = compare(compared.config, compared.table, compared.photos, compared.work, others=others)
+    assert rows == [*compared.rows, *others]
+    counts = {line.seeds for line in compression.lines(rows)}
+    assert counts == {4}
+    # They are enough where nothing has been trained yet.
+    table = compared.table.model_copy(update={"seeds": (3,)})
+    alone = {"so_far": True, "others": others}
+    assert compare(compared.config, table, compared.photos, tmp_path / "n", **alone) == others
+    with pytest.raises(UsageError, match="seed 0 was trained here and elsewhere"):
+        compare(
+            compared.config, compared.table, compared.photos, compared.work, others=compared.rows
+        )
+    fewer = [replace(row, n=row.n - 1) for row in elsewhere]
+    with pytest.raises(UsageError, match="reports on other photos"):
+        compare(compared.config, compared.table, compared.photos, compared.work, others=fewer)
+    here["compress"]["train"]["epochs"] += 1
+    with pytest.raises(InputError, match=r"its compress\.train\.epochs is \d+ and not"):
+        compression.read_rows(path, here)
+    value = json.loads(path.read_text())
+    for damaged in ([], [{}], [value["rows"][0] | {"top1": math.nan}]):
+        path.write_text(json.dumps(value | {"rows": damaged}))
+        with pytest.raises(InputError, match="rows are damaged"):
+            compression.read_rows(path, about)
+
+
 def test_the_plot_has_a_mark_for_each_line(rows: list[Row]) -> None:
     lines = [line for line in compression.lines(rows) if line.method != "base-longer"]
     methods = len({line.method for line in lines})
