@@ -15,6 +15,7 @@ from edgecompress import events
 from edgecompress.errors import BoardError
 from edgecompress.files import cache_dir, sha256_json, write_text, writing
 
+from .scripts import python
 from .server import KEYS
 from .service_ready import LEFT, hashed
 from .session import Session
@@ -171,7 +172,7 @@ def _packed(session: Session, python: str) -> Path:
 def _imported(session: Session) -> dict[str, str]:
     """The packages' versions, imported on the board."""
     script = "import numpy, PIL; print(numpy.__version__, PIL.__version__)"
-    done = session.run(["python3", "-c", script], timeout=_ASK_S, env=environment(session))
+    done = session.run(python(script), timeout=_ASK_S, env=environment(session))
     done.check(f"'{session.name}' cannot import numpy and Pillow", "edgecompress doctor")
     versions = done.stdout.split()
     if len(versions) != 2:

@@ -12,6 +12,7 @@ from edgecompress.errors import BoardError
 
 from ..targets.describe import Cpu, Evidence
 from .packages import environment
+from .scripts import python
 from .session import Session
 
 T = TypeVar("T")
@@ -142,7 +143,7 @@ def _read(session: Session, make: Callable[[dict[str, Any]], T]) -> T:
         "temperature": telemetry.temperature,
         "throttled": list(telemetry.throttled),
     }
-    argv = ["python3", "-c", _SCRIPT, json.dumps(asked)]
+    argv = python(_SCRIPT, json.dumps(asked))
     env = environment(session)
     done = session.run(argv, timeout=PROBE_S, cwd=session.workdir, env=env)
     done.check(

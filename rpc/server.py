@@ -21,6 +21,7 @@ from edgecompress.errors import BoardError
 
 from .deadline import Deadline
 from .process import Running
+from .scripts import python
 from .server_tree import provision
 from .session import Session, nothing
 from .tracker import Tracker
@@ -78,8 +79,8 @@ def rpc_server(
     key = f"edgecompress-{secrets.token_hex(16)}"
     limit = Deadline(min(deadline, START_S))
     with session.tunnel(tracker.port) as tunnel:
-        argv = ["python3", "-c", _LAUNCHER.read_text(encoding="utf-8"), _key_file(session, key)]
-        argv += [str(tunnel.here), str(tunnel.there), ",".join(map(str, cpus))]
+        asked = (_key_file(session, key), str(tunnel.here), str(tunnel.there))
+        argv = python(_LAUNCHER.read_text(encoding="utf-8"), *asked, ",".join(map(str, cpus)))
         with session.start(argv, timeout=deadline, env=env) as running:
             with events.task(f"starting the RPC server on '{session.name}'"):
                 port = _port(running, session.name, limit)

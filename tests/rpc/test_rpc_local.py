@@ -19,6 +19,7 @@ from edgecompress.rpc import Session, connect, probe
 from edgecompress.rpc import process as rpc_process
 from edgecompress.rpc.deadline import Deadline
 from edgecompress.rpc.local import LocalSession
+from edgecompress.rpc.scripts import python
 from edgecompress.targets import load_board
 
 NASTY = ["a b", "$(id)", "`id`", "'q'\"", "new\nline", "*", "!", "\\", "~", "", "-n", "ä", ";exit"]
@@ -57,6 +58,16 @@ def test_arguments_and_variables_arrive_as_they_are(session: Session) -> None:
         ["python3", "-c", show, *NASTY], timeout=20, env={"ODD": "x y;$(id)\n'"}
     ).check("echo")
     assert done.stdout.strip() == f"{NASTY!r} {'x y;$(id)' + chr(10) + chr(39)!r}"
+
+
+def test_modules_in_the_working_folder_are_not_ours(session: Session) -> None:
+    """It may be a home, with anything in it."""
+    for name in ("json", "platform", "random", "numpy"):
+        session.write(f"{name}.py", b"raise SystemExit('not this one')\n")
+    show = "import json, random, sys; print(sys.argv[1:], __name__, json.loads('[1]'))"
+    done = session.run(python(show, *NASTY), timeout=20).check("echo")
+    assert done.stdout.strip() == f"{NASTY!r} __main__ [1]"
+    assert probe(session).cores
 
 
 def test_a_program_with_an_equals_sign_is_a_program(session: Session) -> None:

@@ -194,10 +194,12 @@ def test_a_killed_server_leaves_nobody_behind(host: Session, tracking: Tracker) 
         del remote
 
 
-def test_a_server_that_does_not_start_says_why(host: LocalSession, tracking: Tracker) -> None:
-    fake = Path(host.workdir) / "tvm"
-    fake.mkdir(parents=True)
-    (fake / "__init__.py").write_text("raise SystemExit('no libtvm here')")
+def test_a_server_that_does_not_start_says_why(
+    host: LocalSession, tracking: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "launcher.py"
+    other.write_text("raise SystemExit('no libtvm here')")
+    monkeypatch.setattr(server, "_LAUNCHER", other)
     with (
         pytest.raises(BoardError, match="does not start: no libtvm here"),
         rpc_server(host, tracking, deadline=30),
