@@ -106,12 +106,12 @@ def measure_shrinking(one: Compression, base: Done, price: Price = Price()) -> D
             TrialPoint(
                 dimension=dimension,
                 spec=trial.spec,
-                lost=-gain,
+                lost=lost,
                 error=error,
                 cost=None if price.cost is None else price.cost(trial.spec),
             )
-            for (dimension, trial), (gain, error) in zip(
-                trials, (gained(own, told[0]) for own in told), strict=True
+            for (dimension, trial), (lost, error) in zip(
+                trials, (gained(told[0], own) for own in told), strict=True
             )
         ]
         law = fit_law(points)

@@ -1,11 +1,28 @@
-"""`bench compression`: what it says of the base that everything is held against."""
+"""`bench compression`: what it says of the base, and the comparisons beside the examples."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from edgecompress.cli.bench_compression import told_base
+from edgecompress.bench.compression import document, markdown, read_rows
+from edgecompress.cli.bench_compression import _about, told_base
+from edgecompress.cli.job import comparison_table, compress_config, load_job
 from edgecompress.compress.config import BaseTable
+
+ROOT = Path(__file__).parents[2]
+KEPT = sorted((ROOT / "examples").glob("*.comparison.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
+def test_kept_seeds_are_of_the_job_beside_them_and_make_the_documented_table(path: Path) -> None:
+    job = load_job(path.with_name(path.name.replace(".comparison.json", ".toml")))
+    table = comparison_table(job)
+    about = _about(job, compress_config(job).resolved(quick=False), table)
+    rows = read_rows(path, about)
+    told = document(rows, table.headline, about | {"text": "", "n": rows[0].n})
+    assert markdown(told) in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
