@@ -237,7 +237,7 @@ HEAD = (
     "MACs",
     "cost",
     "held-out top-1",
-    "right class",
+    "probability",
     "epochs",
     "seconds",
     "note",
