@@ -360,6 +360,8 @@ def test_an_end_from_outside_is_one_line(
     with subprocess.Popen(
         _command(runner, tiny.bundle, tmp_path / "out", *options),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Tests that run in a shell's background have it ignored, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:  # fmt: skip
         assert process.stdout is not None and process.stderr is not None
         while json.loads(process.stdout.readline())["event"] != "photo":
