@@ -202,9 +202,8 @@ def read_rows(path: Path, about: Mapping[str, Any]) -> list[Row]:
     told = value["about"]
     for name in _DECIDING:
         own, other = _flat(about.get(name)), _flat(told.get(name))
-        ours_alone = [key for key in own if own[key] != other.get(key)]
-        if ours_alone:
-            key = ours_alone[0]
+        key = next((key for key in own if own[key] != other.get(key)), None)
+        if key is not None:
             raise InputError(
                 f"{path} is of another comparison: its {name}{key} is {other.get(key)!r} and not"
                 f" {own[key]!r}",
