@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgecompress.errors import UsageError
 
 from ..choices import Precision
+from .depthwise import QuickDepthwise
 
 VARIABLE = "EDGECOMPRESS_DEVICE"
 """`cpu`, `cuda` or `cuda:1`; unset: a GPU where there is one."""
@@ -122,9 +123,10 @@ LEAST_BFLOAT16_SIDE = 32
 kernel, in bfloat16, is now and then NaN: it reads memory that nobody has written."""
 
 
+@contextmanager
 def mixed_precision(
     precision: Precision, device: torch.device, side: int = LEAST_BFLOAT16_SIDE
-) -> AbstractContextManager[object]:
+) -> Iterator[None]:
     """Autocast of forward passes to bfloat16, where the recipe and the device say so. It needs no
     scaling of the loss: bfloat16 has float32's range.
 
@@ -134,7 +136,9 @@ def mixed_precision(
     small = device.type == "cpu" and side < LEAST_BFLOAT16_SIDE
     auto = precision == "auto" and not small and multiplies_bfloat16(device)
     wanted = auto or precision == "bfloat16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+    quick = QuickDepthwise() if wanted and device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted), quick:
+        yield
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from edgecompress.compress.data.augment import Augment
 from edgecompress.compress.data.loader import load_cache
 from edgecompress.compress.data.photos import image_folder
+from edgecompress.compress.machine import devices
 from edgecompress.compress.machine.devices import KEPT, chosen_device, multiplies_bfloat16
 from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.compress.recipe import Precision, Recipe
@@ -59,6 +61,32 @@ def test_precision(
     large = replace(task, resolution=128, held=Held(torch.zeros(1, 128, 128, 3), NOTHING.wanted))
     outcome = benchmark.pedantic(
         lambda: train(network, large, recipe, tmp_path / "checkpoint", "step"),
+        setup=lambda: (tmp_path / "checkpoint").unlink(missing_ok=True),
+        rounds=6,
+        warmup_rounds=1,
+    )
+    assert len(outcome.losses) == 1
+
+
+@pytest.mark.parametrize("family", ["efficientnet_lite0", "mobilenet_v2"])
+@pytest.mark.parametrize("quick", [False, True])
+def test_depthwise(
+    benchmark: Any,
+    task: ClassifyTask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    quick: bool,
+    family: str,
+) -> None:
+    """In bfloat16, and what gradients in float32 are worth where those in bfloat16 are slow."""
+    if not multiplies_bfloat16(chosen_device()):
+        pytest.skip("training is in float32 here")
+    if not quick:
+        monkeypatch.setattr(devices, "QuickDepthwise", nullcontext)
+    network = NetworkSpec(family, 1.0, 1.0, SIDE, 2).build()
+    outcome = benchmark.pedantic(
+        lambda: train(network, task, Recipe(1, BATCH), tmp_path / "checkpoint", "step"),
         setup=lambda: (tmp_path / "checkpoint").unlink(missing_ok=True),
         rounds=6,
         warmup_rounds=1,
