@@ -60,8 +60,9 @@ class _Depthwise(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.steps = steps
-        narrow = [None if one is None else one.to(torch.bfloat16) for one in (weight, bias)]
-        return torch.conv2d(inputs, *narrow, *steps, groups=len(weight))
+        kernel = weight.to(torch.bfloat16)
+        shift = None if bias is None else bias.to(torch.bfloat16)
+        return torch.conv2d(inputs, kernel, shift, *steps, groups=len(weight))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
