@@ -118,6 +118,8 @@ class Workbook:
         """
         done = self.kept(name, inputs, artefacts)
         if done is not None:
+            if not self.reading:  # a process may have been killed right after its record
+                self._tidy(scratch)
             return done
         if self.reading:
             raise NotDoneError(name)
@@ -127,11 +129,14 @@ class Workbook:
         def record() -> Done:
             content = {"fingerprint": fingerprint, "result": result}
             write_json(self.folder / f"{name}.json", content)
-            for one in scratch:
-                self.path(one).unlink(missing_ok=True)
+            self._tidy(scratch)
             return Done(fingerprint, result)
 
         return ddp.decided(record)
+
+    def _tidy(self, scratch: tuple[str, ...]) -> None:
+        for one in scratch:
+            self.path(one).unlink(missing_ok=True)
 
     def kept(self, name: str, inputs: Any, artefacts: tuple[str, ...] = ()) -> Done | None:
         """A result from last time, where it is of these inputs and all artefacts are there."""

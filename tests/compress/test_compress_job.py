@@ -232,6 +232,20 @@ def test_a_lost_artefact_is_made_again(tmp_path: Path) -> None:
     assert len(runs) == 3
 
 
+def test_scratch_of_a_process_killed_after_its_record_goes(tmp_path: Path) -> None:
+    book, scratch = Workbook(tmp_path), tmp_path / "one.checkpoint"
+
+    def step(book: Workbook) -> None:
+        book.step("one", {"a": 1}, lambda _: {"n": 1}, scratch=(scratch.name,))
+
+    step(book)
+    scratch.write_text("x")
+    step(replace(book, reading=True))
+    assert scratch.exists()
+    step(book)
+    assert not scratch.exists()
+
+
 def test_sets_of_different_classes_are_refused(shapes, tmp_path: Path) -> None:
     train, val = (image_folder(path) for path in shapes)
     other = type(val)(val.name, val.paths, val.targets, ("disc", "cube"))
