@@ -1,6 +1,6 @@
 """Gradients of depthwise convolutions on a CPU in bfloat16, some of which oneDNN has no kernel for.
 
-It computes them nonetheless, many times as slowly as in float32 (oneDNN 3.11 with AVX512-BF16 and
+It computes them nonetheless, many times as slowly as in float32 (oneDNN 3.12 with AVX512-BF16 and
 AMX): those of the inputs where the stride is above one, and those of kernels larger than 3x3. Here
 these are computed in float32, and everything else as it was.
 """
