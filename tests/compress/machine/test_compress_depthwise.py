@@ -73,7 +73,7 @@ def test_no_gradient_of_a_network_is_computed_where_it_is_slow(family: str) -> N
             assert (mask[0] and stride > 1) or (mask[1] and kernel[0] > 3)
     narrow = [one for one in watched.seen if one[0] == torch.bfloat16]
     assert not any(kernel[0] > 3 and mask[1] for _, kernel, _, mask in narrow)
-    # The first convolution has a stride, and so has a shortcut: neither is depthwise.
+    # Nobody needs the gradient of the first convolution's inputs, the photos.
     strided = [one for one in watched.seen if one[2] > 1 and one[1] != (1, 1)]
     assert {kind for kind, _, _, mask in strided if mask[0]} == {torch.float32}
 
