@@ -17,6 +17,7 @@ from edgecompress.compress.data.loader import load_cache
 from edgecompress.compress.data.photos import image_folder
 from edgecompress.compress.machine import devices
 from edgecompress.compress.machine.devices import KEPT, chosen_device, multiplies_bfloat16
+from edgecompress.compress.networks.families import Network
 from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.compress.recipe import Precision, Recipe
 from edgecompress.compress.training.material import IMAGENET_PIXELS
@@ -34,6 +35,20 @@ def task(make_shapes: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     root = make_shapes(tmp_path_factory.mktemp("photos") / "fit", BATCH // 2, 0, 106, 80)
     cache = load_cache(image_folder(root), 80)
     return ClassifyTask(cache, SIDE, IMAGENET_PIXELS, Augment(), NOTHING)
+
+
+def _measured(
+    benchmark: Any, network: Network, task: ClassifyTask, recipe: Recipe, folder: Path
+) -> None:
+    """An epoch of one step, its views and its checkpoint included; six times after a first one."""
+    checkpoint = folder / "checkpoint"
+    outcome = benchmark.pedantic(
+        lambda: train(network, task, recipe, checkpoint, "step"),
+        setup=lambda: checkpoint.unlink(missing_ok=True),
+        rounds=6,
+        warmup_rounds=1,
+    )
+    assert len(outcome.losses) == 1
 
 
 @pytest.mark.parametrize("looks", [False, True])
@@ -59,13 +74,7 @@ def test_precision(
     network = NetworkSpec("resnet18", width, 1.0, 128, 2).build()
     recipe = Recipe(1, BATCH, precision=precision)
     large = replace(task, resolution=128, held=Held(torch.zeros(1, 128, 128, 3), NOTHING.wanted))
-    outcome = benchmark.pedantic(
-        lambda: train(network, large, recipe, tmp_path / "checkpoint", "step"),
-        setup=lambda: (tmp_path / "checkpoint").unlink(missing_ok=True),
-        rounds=6,
-        warmup_rounds=1,
-    )
-    assert len(outcome.losses) == 1
+    _measured(benchmark, network, large, recipe, tmp_path)
 
 
 @pytest.mark.parametrize("family", ["efficientnet_lite0", "mobilenet_v2"])
@@ -85,13 +94,7 @@ def test_depthwise(
     if not quick:
         monkeypatch.setattr(devices, "QuickDepthwise", nullcontext)
     network = NetworkSpec(family, 1.0, 1.0, SIDE, 2).build()
-    outcome = benchmark.pedantic(
-        lambda: train(network, task, Recipe(1, BATCH), tmp_path / "checkpoint", "step"),
-        setup=lambda: (tmp_path / "checkpoint").unlink(missing_ok=True),
-        rounds=6,
-        warmup_rounds=1,
-    )
-    assert len(outcome.losses) == 1
+    _measured(benchmark, network, task, Recipe(1, BATCH), tmp_path)
 
 
 GLIBC = {-4: 65536, -1: 131072}
@@ -114,16 +117,10 @@ def test_freed_memory(
     network = NetworkSpec(family, 0.5 if family == "resnet18" else 1.0, 1.0, 128, 2).build()
     large = replace(task, resolution=128, held=Held(torch.zeros(1, 128, 128, 3), NOTHING.wanted))
     try:
-        outcome = benchmark.pedantic(
-            lambda: train(network, large, Recipe(1, BATCH), tmp_path / "checkpoint", "step"),
-            setup=lambda: (tmp_path / "checkpoint").unlink(missing_ok=True),
-            rounds=6,
-            warmup_rounds=1,
-        )
+        _measured(benchmark, network, large, Recipe(1, BATCH), tmp_path)
     finally:
         for number, value in KEPT.items():
             libc.mallopt(number, value)
-    assert len(outcome.losses) == 1
 
 
 def test_step(benchmark: Any, task: ClassifyTask, tmp_path: Path) -> None:
