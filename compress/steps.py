@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .shrinking.proposal import MACS, Price, measure_shrinking, propose_members
 from .shrinking.searching import search_members
 from .shrinking.shrink import Cost
 from .shrinking.times import require_times, with_times
-from .training.classifiers import train_base, train_member
+from .training.classifiers import Taught, train_base, train_member
 from .training.learn import Compression, train_classifier
 from .training.material import gather
 from .training.workbook import Done, Workbook, locked
@@ -93,13 +93,16 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
     if settings.shrink.search:
         found = done["search"] = search_members(one, base, found, price)
     specs = [NetworkSpec.from_json(spec) for spec in found.result["specs"]]
-    names = member_names(settings.members.allowed)
-    members = cheapest_first(dict(zip(names, specs, strict=True)))
-    names = list(members)
-    for name, spec in members.items():
-        done[name] = train_member(one, name, spec, base)
+    allowed = member_names(settings.members.allowed)
+    members = cheapest_first(dict(zip(allowed, specs, strict=True)))
+    first = leader(one, members, base)
+
+    def begin(name: str, teacher: Taught) -> Done:
+        return train_member(one, name, members[name], base, teacher)
+
+    done |= in_turn(list(members), first, begin)
     kinds = {"auto": ("whole", "crop"), "always": ("crop",), "never": ("whole",)}[settings.crop]
-    variants = [tune_variant(one, kind, names, done) for kind in kinds]
+    variants = [tune_variant(one, kind, list(members), done, first) for kind in kinds]
     one, times = with_times(one, price, members, one.load("predictor")[0] if crops else None)
     settings = one.settings
     if times is not None:
@@ -149,17 +152,45 @@ def cheapest_first(members: Mapping[str, NetworkSpec]) -> dict[str, NetworkSpec]
     return found
 
 
+def leader(one: Compression, members: Mapping[str, NetworkSpec], base: Done) -> str | None:
+    """The member that teaches the others; None: the base does."""
+    name, spec = list(members.items())[-1]
+    above = spec.macs > base.result["macs"]
+    return name if above and one.settings.members.teacher == "largest" else None
+
+
+def in_turn(
+    names: Sequence[str], first: str | None, work: Callable[[str, Taught], Done]
+) -> dict[str, Done]:
+    """Trainings of all members, in the order of their names.
+
+    Args:
+        first: the one that teaches the others (`leader`), which is trained before them.
+        work: trains one of them.
+    """
+    done: dict[str, Done] = {}
+    for name in sorted(names, key=lambda name: name != first):
+        taught = None if first is None or name == first else (first, done[first])
+        done[name] = work(name, taught)
+    return {name: done[name] for name in names}
+
+
 def tune_variant(
-    one: Compression, kind: str, names: Sequence[str], done: Mapping[str, Done]
+    one: Compression, kind: str, names: Sequence[str], done: Mapping[str, Done], first: str | None
 ) -> Variant:
-    """Fine-tune all members, on predicted crops or (for a fair comparison) on whole photos."""
+    """Fine-tune all members, on predicted crops or (for a fair comparison) on whole photos.
+
+    Args:
+        names: cheapest first.
+        first: the one that teaches the others (`leader`).
+    """
     settings, table = one.settings, one.settings.members
     recipe = settings.train.recipe(
         table.tune_epochs, seed=settings.seed + 1, rate=table.tune_rate, distil=table.distil
     )
     predictor = "predictor" if kind == "crop" else None
-    tuned: dict[str, Done] = {}
-    for name in names:
+
+    def tune(name: str, teacher: Taught) -> Done:
         spec = NetworkSpec.from_json(done[name].result["spec"])
         inputs = {
             "member": done[name].fingerprint,
@@ -171,16 +202,20 @@ def tune_variant(
             inputs["predictor"] = done[predictor].fingerprint
             inputs["sizes"] = settings.predictor.sizes
             inputs |= one.crop_inputs()
-        tuned[name] = train_classifier(
+        if teacher is not None:
+            inputs["teacher"] = teacher[1].fingerprint
+        return train_classifier(
             one,
             f"{name}-{kind}",
             spec,
             recipe=recipe,
             inputs=inputs,
-            start=lambda _, name=name: one.load(name)[1],
-            teacher="base",
+            start=lambda _: one.load(name)[1],
+            teacher="base" if teacher is None else f"{teacher[0]}-{kind}",
             crop=predictor,
         )
+
+    tuned = in_turn(names, first, tune)
     return Variant(
         kind=kind,
         predictor=None if predictor is None else one.load(predictor),

@@ -1,13 +1,14 @@
 """Compression beside what an expert would try instead: the same base, recipe, epochs and photos.
 
 For each seed a base is trained; every method makes its network from it, all are fine-tuned alike
-(the base teaches each of them), and all are measured on the validation photos. What has to be
-chosen (the members of a cascade, its thresholds, whether to crop) is chosen on photos held out.
+(the base teaches each of them, but where one member lies above it that one teaches the smaller
+members), and all are measured on the validation photos. What has to be chosen (the members of a
+cascade, its thresholds, whether to crop) is chosen on photos held out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -76,6 +77,11 @@ class ComparisonTable(Table):
     rank_photos: int = Field(default=256, ge=2)
     methods: tuple[Method, ...] = (*OTHERS, "member", "member-crop")
     workers: Workers = "auto"
+
+    @property
+    def leader(self) -> float | None:
+        """The share of the member that may teach the others: the largest, if above the base."""
+        return max((share for share in self.members if share > 1), default=None)
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -237,8 +243,9 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
         name = _name(method, budget)
         try:
             done[name] = _fine_tune(
-                one, name, method, budget, table, law=law if lawful else None, base=base,
+                one, name, method, budget, table, law=law if lawful else None, done=done,
                 predictor=predictor if method == "member-crop" else None,
+                teacher=_teacher(one, table, method, budget, done),
             )  # fmt: skip
         except NotDoneError:
             continue
@@ -249,19 +256,34 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
     return maker.all()
 
 
+def _teacher(
+    one: Compression,
+    table: ComparisonTable,
+    method: Method,
+    budget: float,
+    done: Mapping[str, Done],
+) -> str:
+    """Who teaches a network: the base, but smaller members the largest one, if above the base."""
+    leader = table.leader if one.settings.members.teacher == "largest" else None
+    if leader is None or budget == leader or not method.startswith("member"):
+        return "base"
+    name = _name(method, leader)
+    return name if name in done else "base"
+
+
 class _NoStartError(Exception):
     """A method has no network within a budget; the text says why."""
 
 
 def in_order(table: ComparisonTable) -> list[tuple[Method, float]]:
-    """What is fine-tuned: members first, then the others' networks of the budget nearest to the
-    headline and so on, so that a run that is stopped has what says most."""
-
+    """What is fine-tuned, what says most first: the members, before the others that one which may
+    teach them, then the others' networks of the budget nearest to the headline, and so on."""
     order: list[tuple[Method, float]] = []
     budgets = sorted(table.budgets, key=lambda budget: abs(budget - table.headline))
+    first = table.leader
     for method in table.methods:
         if method.startswith("member"):
-            order.extend((method, share) for share in table.members)
+            order.extend((method, s) for s in sorted(table.members, key=lambda s: s != first))
     for budget in budgets:
         order.extend((m, budget) for m in table.methods if not m.startswith("member"))
     return order
@@ -289,8 +311,9 @@ def _fine_tune(
     table: ComparisonTable,
     *,
     law: Any,
-    base: Done,
+    done: Mapping[str, Done],
     predictor: Done | None,
+    teacher: str,
 ) -> Done:
     """One network, made, fine-tuned and asked about all photos."""
     settings, material = one.settings, one.material
@@ -306,8 +329,8 @@ def _fine_tune(
             begun = start(one, method, budget, law=known, rank_photos=table.rank_photos)
         except UsageError as error:
             raise _NoStartError(error.message) from None
-        teacher = "base" if table.distil else None
-        task = classifying(one, begun.spec.resolution, teacher=teacher, crop=crop)
+        asked = teacher if table.distil else None
+        task = classifying(one, begun.spec.resolution, teacher=asked, crop=crop)
         checkpoint = one.book.path(f"{name}.checkpoint")
         outcome = train(
             begun.network, task, recipe, checkpoint, f"training {name}", identity=fingerprint
@@ -327,7 +350,7 @@ def _fine_tune(
         }
 
     inputs = {
-        "base": base.fingerprint,
+        "base": done["base"].fingerprint,
         "method": method,
         "budget": budget,
         "recipe": recipe.to_json(),
@@ -338,6 +361,7 @@ def _fine_tune(
         "val": photos_fingerprint(material.val),
         **(one.crop_inputs() if predictor is not None else {}),
         **({"step": RCC_STEP} if method == "resolution" else {}),
+        **({} if teacher == "base" else {"teacher": done[teacher].fingerprint}),
     }
     return one.book.step(name, inputs, work, (f"{name}.npz",), (f"{name}.checkpoint",))
 

@@ -15,6 +15,9 @@ from ..networks.weights import load_weights, weights_identity
 from .learn import Compression, inherited, train_classifier
 from .workbook import Done
 
+Taught = tuple[str, Done] | None
+"""The network that teaches, its name and its step; None: the base."""
+
 
 def train_base(one: Compression) -> Done:
     """The classifier that everything else is measured against."""
@@ -52,8 +55,10 @@ def train_base(one: Compression) -> Done:
     return train_classifier(one, "base", spec, recipe=recipe, inputs=inputs, start=begin)
 
 
-def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> Done:
-    """A shrunken network, from the base's weights and with the base as teacher.
+def train_member(
+    one: Compression, name: str, spec: NetworkSpec, base: Done, teacher: Taught
+) -> Done:
+    """A shrunken network, from the base's weights.
 
     The base itself, as a member, has been trained already.
     """
@@ -70,6 +75,8 @@ def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> 
         table.epochs, seed=settings.seed, rate=table.rate, distil=table.distil
     )
     inputs = {"base": base.fingerprint, "spec": spec.to_json(), "recipe": recipe.to_json()}
+    if teacher is not None:
+        inputs["teacher"] = teacher[1].fingerprint
     return train_classifier(
         one,
         name,
@@ -77,5 +84,5 @@ def train_member(one: Compression, name: str, spec: NetworkSpec, base: Done) -> 
         recipe=recipe,
         inputs=inputs,
         start=lambda shrunk: inherited(one, shrunk),
-        teacher="base",
+        teacher="base" if teacher is None else teacher[0],
     )

@@ -181,7 +181,7 @@ def teaching(one: Compression, name: str) -> Teacher:
     )
     # Processes of a `torchrun` may be on machines that share a folder, but not its open files.
     alone = ddp.ranks().count == 1
-    memory = Memory(one.book.folder, identity, spec.classes) if alone else None
+    memory = Memory(one.book.folder, name, identity, spec.classes) if alone else None
     return Teacher(network.eval(), spec.resolution, memory)
 
 

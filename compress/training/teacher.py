@@ -70,12 +70,14 @@ class Memory:
 
     Attributes:
         folder: with files of keys and float16 logits.
-        identity: of the teacher, the photos and the precision, hexadecimal; answers of others are
-            deleted.
+        name: the teacher's, a step's: without @.
+        identity: of its weights, the photos and the precision, hexadecimal; answers of the same
+            name and another identity are deleted.
         classes: logits a view.
     """
 
     folder: Path
+    name: str
     identity: str
     classes: int
     _own: BinaryIO | None = field(default=None, repr=False)
@@ -103,7 +105,11 @@ class Memory:
 
     @property
     def _prefix(self) -> str:
-        return f"taught-{self.identity[:16]}-"
+        return f"{self._named}{self.identity[:16]}-"
+
+    @property
+    def _named(self) -> str:
+        return f"taught-{self.name}@"
 
     @property
     def _record(self) -> int:
@@ -112,7 +118,7 @@ class Memory:
     @cached_property
     def _known(self) -> dict[bytes, bytes]:
         known: dict[bytes, bytes] = {}
-        for path in sorted(self.folder.glob("taught-*")):
+        for path in sorted(self.folder.glob(f"{self._named}*")):
             if not path.name.startswith(self._prefix):
                 path.unlink(missing_ok=True)
                 continue

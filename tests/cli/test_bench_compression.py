@@ -22,7 +22,7 @@ def test_kept_seeds_are_of_the_job_beside_them_and_make_the_documented_table(pat
     about = _about(job, compress_config(job).resolved(quick=False), table)
     rows = read_rows(path, about)
     told = document(rows, table.headline, about | {"text": "", "n": rows[0].n})
-    assert markdown(told) in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    assert markdown(told) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,21 @@ def test_only_what_depends_on_a_change_is_done_again(finished: Path, shapes) -> 
     assert _trainings(seen) == ["training member40-crop", "training member100-crop"]
 
 
+def test_a_member_above_the_base_teaches_the_others(shapes, tmp_path: Path) -> None:
+    """It is trained first, and with the base as teacher only the others are other networks."""
+    begun = []
+    for teacher in ("largest", "base"):
+        members = {**TABLE["members"], "budgets": [0.4, 1.5625], "teacher": teacher}
+        seen: list[events.Event] = []
+        with events.listening(seen.append):
+            out = _compress(shapes, tmp_path, {"crop": "never", "members": members})
+        begun.append([task for task in _trainings(seen) if "member" in task])
+        whole = json.loads((out / "compression.json").read_text())["variants"]["whole"]
+        assert [member["network"] for member in whole["members"]] == ["member40", "member156"]
+    large, small = "training member156", "training member40"
+    assert begun == [[large, small, f"{large}-whole", f"{small}-whole"], [small, f"{small}-whole"]]
+
+
 def test_another_name_of_a_class_is_written(finished: Path, shapes, tmp_path: Path) -> None:
     """And nothing is trained for it."""
     seen: list[events.Event] = []

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -192,6 +193,30 @@ def test_members_come_first_and_then_what_is_near_the_headline() -> None:
     ]  # fmt: skip
     assert [budget for _, budget in order[4:]] == [0.5] * 4 + [0.75] * 4 + [0.25] * 4
     assert {method for method, _ in order[4:8]} == {"resolution", "width", "hrank", "depgraph"}
+
+
+def test_the_member_above_the_base_comes_before_those_that_it_teaches() -> None:
+    table = ComparisonTable(members=(0.25, 1.0, 1.2, 1.5), methods=("member",))
+    assert [share for _, share in in_order(table)] == [1.5, 0.25, 1.0, 1.2]
+
+
+def test_the_largest_member_teaches_the_others(compared, tmp_path: Path) -> None:
+    """With the base as teacher those, and nothing else, are other networks."""
+    copytree(compared.work / "seed0", tmp_path / "seed0")
+    members = compared.config.members.model_copy(update={"teacher": "base"})
+    config = compared.config.model_copy(update={"members": members})
+    table = compared.table.model_copy(update={"seeds": (0,)})
+    seen: list[events.Event] = []
+    with events.listening(seen.append):
+        compare(config, table, compared.photos, tmp_path)
+    begun = {e.task for e in seen if e.kind == "begin" and e.task.startswith("training")}
+    pupils = {f"{kind}-{share}" for kind in ("member", "member-crop") for share in ("0300", "1000")}
+    assert begun == {f"training {name}" for name in pupils}
+    for name in pupils:
+        here, there = (
+            Answers.read(folder / "seed0" / f"{name}.npz") for folder in (tmp_path, compared.work)
+        )
+        assert not np.array_equal(here.held, there.held)
 
 
 def test_another_budget_trains_only_what_is_new(compared) -> None:

@@ -68,7 +68,7 @@ def test_the_second_student_asks_nothing_and_learns_the_same(
     networks, counts = [], []
     for number in range(2):
         asked = Asked()
-        taught = replace(task, teacher=Teacher(asked, 48, Memory(tmp_path, "a0", 2)))
+        taught = replace(task, teacher=Teacher(asked, 48, Memory(tmp_path, "base", "a0", 2)))
         networks.append(_network())
         train(networks[-1], taught, RECIPE, tmp_path / f"checkpoint{number}", "shapes")
         counts.append(asked.views)
@@ -79,7 +79,7 @@ def test_the_second_student_asks_nothing_and_learns_the_same(
 
 def test_another_seed_or_mixed_photos_are_asked_for(task: ClassifyTask, tmp_path: Path) -> None:
     asked = Asked()
-    taught = replace(task, teacher=Teacher(asked, 48, Memory(tmp_path, "a0", 2)))
+    taught = replace(task, teacher=Teacher(asked, 48, Memory(tmp_path, "base", "a0", 2)))
     for seed in (1, 2):
         recipe = replace(RECIPE, epochs=1, seed=seed)
         train(_network(), taught, recipe, tmp_path / f"{seed}", "shapes")
@@ -92,27 +92,37 @@ def test_another_seed_or_mixed_photos_are_asked_for(task: ClassifyTask, tmp_path
 
 def test_what_was_kept_outlives_the_process_and_a_torn_end(tmp_path: Path) -> None:
     told = torch.randn(5, 3)
-    kept = Memory(tmp_path, "a0", 3).keep(_keys(5), told)
+    kept = Memory(tmp_path, "base", "a0", 3).keep(_keys(5), told)
     assert torch.allclose(kept, told, atol=2e-3)
     (file,) = tmp_path.glob("taught-*")
     file.write_bytes(file.read_bytes()[:-1])
-    again = Memory(tmp_path, "a0", 3)
+    again = Memory(tmp_path, "base", "a0", 3)
     assert torch.equal(again.recall(_keys(4)), kept[:4])
     assert again.recall(_keys(5)) is None
     again.keep(_keys(1, first=4), told[4:])
-    assert torch.equal(Memory(tmp_path, "a0", 3).recall(_keys(5)), kept)
+    assert torch.equal(Memory(tmp_path, "base", "a0", 3).recall(_keys(5)), kept)
 
 
 def test_another_teachers_answers_are_neither_used_nor_kept(tmp_path: Path) -> None:
-    Memory(tmp_path, "a0", 3).keep(_keys(2), torch.zeros(2, 3))
-    assert Memory(tmp_path, "b1", 3).recall(_keys(2)) is None
+    Memory(tmp_path, "base", "a0", 3).keep(_keys(2), torch.zeros(2, 3))
+    assert Memory(tmp_path, "base", "b1", 3).recall(_keys(2)) is None
     assert not list(tmp_path.glob("taught-*"))
+
+
+def test_two_teachers_answers_lie_side_by_side(tmp_path: Path) -> None:
+    names = ("base", "base-2", "member1.2G")
+    for number, name in enumerate(names):
+        Memory(tmp_path, name, "a0", 3).keep(_keys(2), torch.full((2, 3), float(number)))
+    for number, name in enumerate(names):
+        told = Memory(tmp_path, name, "a0", 3).recall(_keys(2))
+        assert told is not None
+        assert torch.equal(told, torch.full((2, 3), float(number)))
 
 
 def test_there_is_an_end_to_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = KEY_BYTES + 2 * 3
     monkeypatch.setattr(teacher, "MOST_BYTES", 4 * record)
-    memory = Memory(tmp_path, "a0", 3)
+    memory = Memory(tmp_path, "base", "a0", 3)
     for first in (0, 2, 4):
         memory.keep(_keys(2, first), torch.ones(2, 3))
     assert memory.recall(_keys(4)) is not None
@@ -125,7 +135,7 @@ def test_views_of_other_looks_are_asked_for(task: ClassifyTask, tmp_path: Path) 
     for number, jitter in enumerate((0.0, 0.2, 0.3)):
         augment = replace(task.augment, jitter=jitter)
         taught = replace(
-            task, augment=augment, teacher=Teacher(asked, 48, Memory(tmp_path, "a0", 2))
+            task, augment=augment, teacher=Teacher(asked, 48, Memory(tmp_path, "base", "a0", 2))
         )
         recipe = replace(RECIPE, epochs=1)
         train(_network(), taught, recipe, tmp_path / f"checkpoint{number}", "shapes")
