@@ -11,7 +11,10 @@ from .template import environment
 
 def markdown(facts: Mapping[str, Any]) -> str:
     """README.md of a light cascade folder (`compress.comparing.shipping.ship` gives the facts)."""
-    return environment().get_template("model_card.md.j2").render(facts=facts, networks=_rows(facts))
+    largest = max(facts["comparison"]["members"], default=0)
+    led = facts["config"]["members"].get("teacher") == "largest" and largest > 1
+    card = environment().get_template("model_card.md.j2")
+    return card.render(facts=facts, networks=_rows(facts), led=led)
 
 
 def _shape(spec: Mapping[str, Any]) -> str:

@@ -17,7 +17,8 @@ from .state import COMPARISON, open_workspace
 from .verb import Data, Json, example, verb, writable
 
 if TYPE_CHECKING:
-    from ..compress.config import BaseTable
+    from ..compress.comparing.comparison import ComparisonTable
+    from ..compress.config import BaseTable, CompressConfig
 
 Seeds = Annotated[
     list[int] | None,
@@ -177,9 +178,14 @@ def _epochs(count: int) -> str:
 def _text(wanted: Job, config: Any, table: Any, n: int) -> str:
     return (
         f"{told_base(config.base, config.train.epochs, wanted.data.train)}; each method fine-tuned"
-        f" {_epochs(table.epochs)} with the base as teacher; top-1 of {n:,} photos of"
-        f" {wanted.data.photos}, on which nothing was chosen"
+        f" {_epochs(table.epochs)} with the base as teacher{_led(config, table)}; top-1 of"
+        f" {n:,} photos of {wanted.data.photos}, on which nothing was chosen"
     )
+
+
+def _led(config: CompressConfig, table: ComparisonTable) -> str:
+    leads = config.members.teacher == "largest" and table.leader is not None
+    return " (smaller members: the largest one)" if leads else ""
 
 
 def _about(wanted: Job, config: Any, table: Any) -> dict[str, Any]:

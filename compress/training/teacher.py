@@ -22,7 +22,7 @@ from torch import Tensor
 
 KEY_BYTES = 16
 MOST_BYTES = 64 * 2**20
-"""Kept at most, of all students' views together."""
+"""Kept at most of one teacher, for all students' views together."""
 
 
 @dataclass(frozen=True)
