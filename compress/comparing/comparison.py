@@ -36,7 +36,7 @@ from ..networks.export import save_network
 from ..networks.foreign import require_maps
 from ..shrinking.law import Law
 from ..shrinking.proposal import measure_shrinking
-from ..training.classifiers import train_base
+from ..training.classifiers import Taught, train_base
 from ..training.learn import Compression, classifying
 from ..training.material import centred, gather
 from ..training.train import train
@@ -243,7 +243,7 @@ def _one_seed(one: Compression, table: ComparisonTable) -> list[Row]:
         name = _name(method, budget)
         try:
             done[name] = _fine_tune(
-                one, name, method, budget, table, law=law if lawful else None, done=done,
+                one, name, method, budget, table, law=law if lawful else None, base=base,
                 predictor=predictor if method == "member-crop" else None,
                 teacher=_teacher(one, table, method, budget, done),
             )  # fmt: skip
@@ -262,13 +262,13 @@ def _teacher(
     method: Method,
     budget: float,
     done: Mapping[str, Done],
-) -> str:
+) -> Taught:
     """Who teaches a network: the base, but smaller members the largest one, if above the base."""
     leader = table.leader if one.settings.members.teacher == "largest" else None
     if leader is None or budget == leader or not method.startswith("member"):
-        return "base"
+        return None
     name = _name(method, leader)
-    return name if name in done else "base"
+    return (name, done[name]) if name in done else None
 
 
 class _NoStartError(Exception):
@@ -311,9 +311,9 @@ def _fine_tune(
     table: ComparisonTable,
     *,
     law: Any,
-    done: Mapping[str, Done],
+    base: Done,
     predictor: Done | None,
-    teacher: str,
+    teacher: Taught,
 ) -> Done:
     """One network, made, fine-tuned and asked about all photos."""
     settings, material = one.settings, one.material
@@ -329,8 +329,10 @@ def _fine_tune(
             begun = start(one, method, budget, law=known, rank_photos=table.rank_photos)
         except UsageError as error:
             raise _NoStartError(error.message) from None
-        asked = teacher if table.distil else None
-        task = classifying(one, begun.spec.resolution, teacher=asked, crop=crop)
+        asked = "base" if teacher is None else teacher[0]
+        task = classifying(
+            one, begun.spec.resolution, teacher=asked if table.distil else None, crop=crop
+        )
         checkpoint = one.book.path(f"{name}.checkpoint")
         outcome = train(
             begun.network, task, recipe, checkpoint, f"training {name}", identity=fingerprint
@@ -350,7 +352,7 @@ def _fine_tune(
         }
 
     inputs = {
-        "base": done["base"].fingerprint,
+        "base": base.fingerprint,
         "method": method,
         "budget": budget,
         "recipe": recipe.to_json(),
@@ -361,7 +363,7 @@ def _fine_tune(
         "val": photos_fingerprint(material.val),
         **(one.crop_inputs() if predictor is not None else {}),
         **({"step": RCC_STEP} if method == "resolution" else {}),
-        **({} if teacher == "base" else {"teacher": done[teacher].fingerprint}),
+        **({} if teacher is None else {"teacher": teacher[1].fingerprint}),
     }
     return one.book.step(name, inputs, work, (f"{name}.npz",), (f"{name}.checkpoint",))
 
