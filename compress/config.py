@@ -271,8 +271,8 @@ class MembersTable(Table):
         budgets: of each: a share of the base (0.5, "0.5x"; 1 is the base itself, up to 1.5625
             the same at a larger resolution), "1.2GMACs", or "40ms" on the job's board. Those of one
             kind ascend.
-        teacher: who teaches them: `largest`, the largest member, where it costs more than the base
-            (that one and all others learn from the base); or `base`, always.
+        teacher: who teaches them: `base`; or `largest`, the largest member, where it costs more
+            than the base (from which that one learns).
         epochs: of training with a teacher, on whole photos.
         tune_epochs: of the fine-tuning that follows, on predicted crops (and, where `crop` is
             `auto`, once more on whole photos to compare with).
@@ -281,7 +281,7 @@ class MembersTable(Table):
     """
 
     budgets: tuple[Budgeted, ...] = (0.25, 0.5, 1.0)
-    teacher: Literal["largest", "base"] = "largest"
+    teacher: Literal["base", "largest"] = "base"
     epochs: Epochs = 40
     tune_epochs: Epochs = 10
     rate: Positive = 0.5

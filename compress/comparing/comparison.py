@@ -1,9 +1,9 @@
 """Compression beside what an expert would try instead: the same base, recipe, epochs and photos.
 
 For each seed a base is trained; every method makes its network from it, all are fine-tuned alike
-(the base teaches each of them, but where one member lies above it that one teaches the smaller
-members), and all are measured on the validation photos. What has to be chosen (the members of a
-cascade, its thresholds, whether to crop) is chosen on photos held out.
+(the base teaches each of them, or a member above it the smaller members), and all are measured on
+the validation photos. What has to be chosen (the members of a cascade, its thresholds, whether to
+crop) is chosen on photos held out.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ CONFIG = CompressConfig.model_validate(
         "train": {"epochs": 4, "batch": 16, "rate": 0.02, "decay": 0.01, "scale": 0.6},
         "predictor": {"resolution": 32, "width": 0.5, "cam_resolution": 64, "epochs": 1},
         "shrink": {"epochs": 1, "shares": [0.5]},
+        "members": {"teacher": "largest"},
     }
 )
 TABLE = ComparisonTable(
