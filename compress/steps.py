@@ -23,7 +23,7 @@ from .shrinking.proposal import MACS, Price, measure_shrinking, propose_members
 from .shrinking.searching import search_members
 from .shrinking.shrink import Cost
 from .shrinking.times import require_times, with_times
-from .training.classifiers import Taught, train_base, train_member
+from .training.classifiers import TaughtBy, train_base, train_member
 from .training.learn import Compression, train_classifier
 from .training.material import gather
 from .training.workbook import Done, Workbook, locked
@@ -97,7 +97,7 @@ def _run(one: Compression, out: Path, price: Price) -> Path:
     members = cheapest_first(dict(zip(allowed, specs, strict=True)))
     first = leader(one, members, base)
 
-    def begin(name: str, teacher: Taught) -> Done:
+    def begin(name: str, teacher: TaughtBy) -> Done:
         return train_member(one, name, members[name], base, teacher)
 
     done |= in_turn(list(members), first, begin)
@@ -160,18 +160,24 @@ def leader(one: Compression, members: Mapping[str, NetworkSpec], base: Done) -> 
 
 
 def in_turn(
-    names: Sequence[str], first: str | None, work: Callable[[str, Taught], Done]
+    names: Sequence[str],
+    first: str | None,
+    work: Callable[[str, TaughtBy], Done],
+    suffix: str = "",
 ) -> dict[str, Done]:
     """Trainings of all members, in the order of their names.
 
     Args:
         first: the one that teaches the others (`leader`), which is trained before them.
         work: trains one of them.
+        suffix: what its step's name has after the member's.
     """
     done: dict[str, Done] = {}
     for name in sorted(names, key=lambda name: name != first):
-        taught = None if first is None or name == first else (first, done[first])
-        done[name] = work(name, taught)
+        teacher = TaughtBy()
+        if first is not None and name != first:
+            teacher = TaughtBy(f"{first}{suffix}", done[first].fingerprint)
+        done[name] = work(name, teacher)
     return {name: done[name] for name in names}
 
 
@@ -190,20 +196,19 @@ def tune_variant(
     )
     predictor = "predictor" if kind == "crop" else None
 
-    def tune(name: str, teacher: Taught) -> Done:
+    def tune(name: str, teacher: TaughtBy) -> Done:
         spec = NetworkSpec.from_json(done[name].result["spec"])
         inputs = {
             "member": done[name].fingerprint,
             "base": done["base"].fingerprint,
             "recipe": recipe.to_json(),
             "kind": kind,
+            **teacher.inputs,
         }
         if predictor is not None:
             inputs["predictor"] = done[predictor].fingerprint
             inputs["sizes"] = settings.predictor.sizes
             inputs |= one.crop_inputs()
-        if teacher is not None:
-            inputs["teacher"] = teacher[1].fingerprint
         return train_classifier(
             one,
             f"{name}-{kind}",
@@ -211,11 +216,11 @@ def tune_variant(
             recipe=recipe,
             inputs=inputs,
             start=lambda _: one.load(name)[1],
-            teacher="base" if teacher is None else f"{teacher[0]}-{kind}",
+            teacher=teacher.name,
             crop=predictor,
         )
 
-    tuned = in_turn(names, first, tune)
+    tuned = in_turn(names, first, tune, f"-{kind}")
     return Variant(
         kind=kind,
         predictor=None if predictor is None else one.load(predictor),

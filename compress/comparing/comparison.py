@@ -36,7 +36,7 @@ from ..networks.export import save_network
 from ..networks.foreign import require_maps
 from ..shrinking.law import Law
 from ..shrinking.proposal import measure_shrinking
-from ..training.classifiers import Taught, train_base
+from ..training.classifiers import TaughtBy, train_base
 from ..training.learn import Compression, classifying
 from ..training.material import centred, gather
 from ..training.train import train
@@ -262,13 +262,13 @@ def _teacher(
     method: Method,
     budget: float,
     done: Mapping[str, Done],
-) -> Taught:
+) -> TaughtBy:
     """Who teaches a network: the base, but smaller members the largest one, if above the base."""
     leader = table.leader if one.settings.members.teacher == "largest" else None
     if leader is None or budget == leader or not method.startswith("member"):
-        return None
+        return TaughtBy()
     name = _name(method, leader)
-    return (name, done[name]) if name in done else None
+    return TaughtBy(name, done[name].fingerprint) if name in done else TaughtBy()
 
 
 class _NoStartError(Exception):
@@ -313,7 +313,7 @@ def _fine_tune(
     law: Any,
     base: Done,
     predictor: Done | None,
-    teacher: Taught,
+    teacher: TaughtBy,
 ) -> Done:
     """One network, made, fine-tuned and asked about all photos."""
     settings, material = one.settings, one.material
@@ -329,10 +329,8 @@ def _fine_tune(
             begun = start(one, method, budget, law=known, rank_photos=table.rank_photos)
         except UsageError as error:
             raise _NoStartError(error.message) from None
-        asked = "base" if teacher is None else teacher[0]
-        task = classifying(
-            one, begun.spec.resolution, teacher=asked if table.distil else None, crop=crop
-        )
+        asked = teacher.name if table.distil else None
+        task = classifying(one, begun.spec.resolution, teacher=asked, crop=crop)
         checkpoint = one.book.path(f"{name}.checkpoint")
         outcome = train(
             begun.network, task, recipe, checkpoint, f"training {name}", identity=fingerprint
@@ -363,7 +361,7 @@ def _fine_tune(
         "val": photos_fingerprint(material.val),
         **(one.crop_inputs() if predictor is not None else {}),
         **({"step": RCC_STEP} if method == "resolution" else {}),
-        **({} if teacher is None else {"teacher": teacher[1].fingerprint}),
+        **teacher.inputs,
     }
     return one.book.step(name, inputs, work, (f"{name}.npz",), (f"{name}.checkpoint",))
 

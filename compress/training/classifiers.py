@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from edgecompress.errors import UsageError
@@ -15,8 +16,23 @@ from ..networks.weights import load_weights, weights_identity
 from .learn import Compression, inherited, train_classifier
 from .workbook import Done
 
-Taught = tuple[str, Done] | None
-"""The network that teaches, its name and its step; None: the base."""
+
+@dataclass(frozen=True)
+class TaughtBy:
+    """The network that teaches another one.
+
+    Attributes:
+        name: of its step.
+        fingerprint: of its step; None: the base's, on which all that it teaches depends anyway.
+    """
+
+    name: str = "base"
+    fingerprint: str | None = None
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Of a training, what it says more than the base."""
+        return {} if self.fingerprint is None else {"teacher": self.fingerprint}
 
 
 def train_base(one: Compression) -> Done:
@@ -56,7 +72,7 @@ def train_base(one: Compression) -> Done:
 
 
 def train_member(
-    one: Compression, name: str, spec: NetworkSpec, base: Done, teacher: Taught
+    one: Compression, name: str, spec: NetworkSpec, base: Done, teacher: TaughtBy
 ) -> Done:
     """A shrunken network, from the base's weights.
 
@@ -75,8 +91,7 @@ def train_member(
         table.epochs, seed=settings.seed, rate=table.rate, distil=table.distil
     )
     inputs = {"base": base.fingerprint, "spec": spec.to_json(), "recipe": recipe.to_json()}
-    if teacher is not None:
-        inputs["teacher"] = teacher[1].fingerprint
+    inputs |= teacher.inputs
     return train_classifier(
         one,
         name,
@@ -84,5 +99,5 @@ def train_member(
         recipe=recipe,
         inputs=inputs,
         start=lambda shrunk: inherited(one, shrunk),
-        teacher="base" if teacher is None else teacher[0],
+        teacher=teacher.name,
     )
