@@ -75,8 +75,8 @@ def _short(method: str) -> str:
 
 
 def _series(axes: charts.Axes, own: Sequence[Line], index: int) -> list[Markup]:
-    colour = f"stage-{index % _COLOURS + 1}"
     method = own[0].method
+    colour = "full" if method == FULL else f"stage-{index % _COLOURS + 1}"
     places = [axes.at(line.macs, line.top1) for line in own]
     parts = []
     if len(places) > 1:

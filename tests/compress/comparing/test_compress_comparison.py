@@ -367,6 +367,13 @@ def test_the_plot_has_a_mark_for_each_line(rows: list[Row]) -> None:
     assert marks >= len(lines) + methods
 
 
+def test_the_spread_between_seeds_has_its_methods_colour(rows: list[Row]) -> None:
+    lines = [replace(line, spread=0.01) for line in compression.lines(rows)]
+    ours = [line for line in lines if line.method == "edgecompress"]
+    assert ours
+    assert str(plot(lines)).count('class="run full"') == 3 * len(ours)  # the bar and its ends
+
+
 def test_only_one_dimension_is_shrunk() -> None:
     base = NetworkSpec("resnet18", 0.5, 1.0, 128, 10)
     for budget in (0.25, 0.5, 0.75):
