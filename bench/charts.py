@@ -16,6 +16,8 @@ Corner = tuple[float, float]
 
 WIDTH = 960
 _FEWEST_TIMES = 5
+_SLACK = 1e-9
+"""Of a step: what a tick may lie beside the end of its axis, being a sum of binary fractions."""
 _FLOW_TOP, _FLOW_HEIGHT, _EXIT_TOP = 84, 104, 232
 
 
@@ -132,16 +134,7 @@ def trade_off(report: Report) -> Markup:
     if axes is None or report.trade_off is None:
         return Markup("")
     points = [(one.mean_macs, one.top1) for one in report.trade_off.points]
-    parts = []
-    for index in range(5):
-        y_value = axes.y_low + (axes.y_high - axes.y_low) * index / 4
-        x_value = axes.x_low + (axes.x_high - axes.x_low) * index / 4
-        x, y = axes.at(x_value, y_value)
-        parts.append(rect(axes.left, y, axes.right - axes.left, 1, "grid"))
-        parts.append(words(axes.left - 10, y + 4, text.percent(y_value), "tick", "end"))
-        parts.append(words(x, axes.bottom + 22, text.macs(x_value), "tick", "middle"))
-    parts.append(words(axes.right, axes.bottom + 44, "MACs a photo", "axis", "end"))
-    parts.append(words(axes.left, axes.top - 4, "top-1", "axis"))
+    parts = macs_grid(axes, "top-1")
     parts.append(polyline([axes.at(*point) for point in points], "curve"))
     for x, y in (axes.at(*point) for point in points):
         parts.append(circle(x, y, 3, "dot"))
@@ -229,14 +222,14 @@ def peers(report: Report) -> Markup:
 
 def macs_grid(axes: Axes, upwards: str) -> list[Markup]:
     """Lines and labels behind points of accuracy, which `upwards` names, over MACs a photo."""
-    parts = []
-    for step in range(5):
-        y_value = axes.y_low + (axes.y_high - axes.y_low) * step / 4
-        x_value = axes.x_low + (axes.x_high - axes.x_low) * step / 4
-        x, y = axes.at(x_value, y_value)
+    parts = [rect(axes.left, axes.bottom, axes.right - axes.left, 1, "grid")]
+    for value in ticks(axes.y_low, axes.y_high):
+        y = axes.at(axes.x_low, value)[1]
         parts.append(rect(axes.left, y, axes.right - axes.left, 1, "grid"))
-        parts.append(words(axes.left - 10, y + 4, text.percent(y_value), "tick", "end"))
-        parts.append(words(x, axes.bottom + 22, text.macs(x_value), "tick", "middle"))
+        parts.append(words(axes.left - 10, y + 4, text.percent(value), "tick", "end"))
+    for value in ticks(axes.x_low, axes.x_high):
+        x = axes.at(value, axes.y_low)[0]
+        parts.append(words(x, axes.bottom + 22, text.macs(value), "tick", "middle"))
     parts.append(words(axes.right, axes.bottom + 44, "MACs a photo", "axis", "end"))
     parts.append(words(axes.left, axes.top - 8, upwards, "axis"))
     return parts
@@ -248,16 +241,27 @@ def padded(low: float, high: float, share: float) -> tuple[float, float]:
     return low - room, high + room
 
 
+def ticks(low: float, high: float) -> list[float]:
+    """The round numbers, at most six, that an axis from `low` to `high` is labelled with."""
+    step = _step(low, high)
+    first, last = math.ceil(low / step - _SLACK), math.floor(high / step + _SLACK)
+    return [index * step for index in range(first, last + 1)]
+
+
 def rounded(low: float, high: float) -> tuple[float, float]:
-    """An axis from or below `low` to or above `high` whose quarters are round numbers."""
-    span = max(high - low, 1e-9) / 4
-    scale = 10 ** math.floor(math.log10(span))
-    first = math.floor(low / scale + 1e-9) * scale
-    for share in (1, 1.5, 2, 2.5, 4, 5, 7.5, 10, 15, 20):
-        step = share * scale
-        if first + 4 * step >= high - 1e-9 * step:
-            return first, first + 4 * step
-    raise AssertionError("a span of twenty units has four steps of twenty")
+    """An axis from or below `low` to or above `high` that begins and ends at a round number."""
+    step = _step(low, high)
+    first, last = math.floor(low / step + _SLACK), math.ceil(high / step - _SLACK)
+    return first * step, max(last, first + 1) * step
+
+
+def _step(low: float, high: float) -> float:
+    """One, two or five of some decimal place: the smallest of which five are enough."""
+    span = max(high - low, 1e-9) / 5
+    scale = 10.0 ** math.floor(math.log10(span))
+    return next(
+        step for step in (scale, 2 * scale, 5 * scale, 10 * scale) if step >= span * (1 - _SLACK)
+    )
 
 
 def drawing(width: int, height: int, title: str, description: str, parts: list[Markup]) -> Markup:

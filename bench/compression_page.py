@@ -45,20 +45,19 @@ def plot(lines: Sequence[Line]) -> Markup:
         return Markup("")
     ends = [(line.top1 - (line.spread or 0), line.top1 + (line.spread or 0)) for line in drawn]
     x_high = charts.rounded(0, max(line.macs for line in drawn) * 1.005)[1]
-    y_low, y_high = charts.rounded(
-        max(0.0, min(low for low, _ in ends)), min(1.0, max(high for _, high in ends))
-    )
+    y_low, y_high = charts.padded(min(low for low, _ in ends), max(high for _, high in ends), 0.0)
+    y_low, y_high = charts.rounded(max(0.0, y_low), min(1.0, y_high))
     axes = charts.Axes(
         0, x_high, y_low, y_high,
         _LEFT, charts.WIDTH - _RIGHT, _TOP, _TOP + _HEIGHT,
     )  # fmt: skip
-    parts = charts.macs_grid(axes, "top-1")
+    parts = charts.macs_grid(axes, "top-1") + _guide(axes, drawn)
     methods = list(dict.fromkeys(line.method for line in drawn))
     for index, method in enumerate(methods):
         own = sorted((line for line in drawn if line.method == method), key=lambda one: one.macs)
         parts += _series(axes, own, index)
-    for index, method in enumerate(methods):
-        y = _TOP + 8 + index * 24
+    for place, method in enumerate(sorted(methods, key=lambda method: method != FULL)):
+        y, index = _TOP + 8 + place * 24, methods.index(method)
         parts += _mark(charts.WIDTH - _RIGHT + 24, y, index, method)
         parts.append(charts.words(charts.WIDTH - _RIGHT + 40, y + 5, _short(method), "tick"))
     told = "; ".join(
@@ -67,6 +66,13 @@ def plot(lines: Sequence[Line]) -> Markup:
     )
     bottom = max(_TOP + _HEIGHT + 54, _TOP + 8 + len(methods) * 24)
     return charts.drawing(charts.WIDTH, bottom, "Accuracy against computation", told, parts)
+
+
+def _guide(axes: charts.Axes, lines: Sequence[Line]) -> list[Markup]:
+    """A dashed line at the base's top-1: what is above it and further left is better for less."""
+    base = [line.top1 for line in lines if line.method == "base"]
+    ends = [[axes.at(x, top1) for x in (axes.x_low, axes.x_high)] for top1 in base]
+    return [charts.polyline(line, "guide") for line in ends]
 
 
 def _short(method: str) -> str:

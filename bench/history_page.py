@@ -69,9 +69,8 @@ def plot(runs: Sequence[Entry], metric: str) -> Markup:
     def up(y: float) -> float:
         return bottom - (y - y_low) / (y_high - y_low) * _HEIGHT
 
-    parts = []
-    for step in range(5):
-        value = y_low + (y_high - y_low) * step / 4
+    parts = [charts.rect(_LEFT, bottom, width, 1, "grid")]
+    for value in charts.ticks(y_low, y_high):
         parts.append(charts.rect(_LEFT, up(value), width, 1, "grid"))
         told = text.value(value, unit_of(metric))
         parts.append(charts.words(_LEFT - 10, up(value) + 4, told, "tick", "end"))

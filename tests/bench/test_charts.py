@@ -206,6 +206,15 @@ def test_rounded_axes_hold_what_is_on_them(low: float, length: float) -> None:
     first, last = charts.rounded(low, low + length)
     slack = 1e-6 * max(abs(low), length)
     assert first <= low + slack and low + length <= last + slack
-    assert last - first < 3.5 * length
-    assert charts.rounded(0, 158e6) == (0, 160e6)
-    assert charts.rounded(0.825, 0.8669) == pytest.approx((0.82, 0.88))
+    assert last - first < 2.1 * length + slack
+    inside = charts.ticks(low, low + length)
+    assert 2 <= len(inside) <= 6
+    assert low - slack <= inside[0] and inside[-1] <= low + length + slack
+
+
+def test_ticks_are_round_numbers() -> None:
+    assert charts.rounded(0.9, 0.9)[1] > 0.9, "of some length"
+    assert charts.rounded(0, 158e6) == (0, 200e6)
+    assert charts.rounded(0.825, 0.8669) == pytest.approx((0.82, 0.87))
+    assert charts.ticks(0, 263e6) == [0, 100e6, 200e6]
+    assert charts.ticks(0.876, 0.9134) == pytest.approx([0.88, 0.89, 0.90, 0.91])

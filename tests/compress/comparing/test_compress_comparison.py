@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -365,6 +366,18 @@ def test_the_plot_has_a_mark_for_each_line(rows: list[Row]) -> None:
     drawn = str(plot([replace(line, spread=None) for line in lines]))
     marks = drawn.count("<circle") + drawn.count('class="run') + drawn.count(' Z"')
     assert marks >= len(lines) + methods
+
+
+def test_the_plot_has_a_line_at_the_bases_accuracy(rows: list[Row]) -> None:
+    lines = compression.lines(rows)
+    others = [line for line in lines if line.method != "base"]
+    root = ElementTree.fromstring(str(plot([line for line in lines if line not in others])))
+    (mark, *_) = root.iter("circle")
+    (guide,) = (one for one in root if one.attrib["class"] == "guide")
+    left, right = (part.split() for part in guide.attrib["d"][1:].split("L"))
+    assert left[1] == right[1] == mark.attrib["cy"]
+    assert float(left[0]) < float(mark.attrib["cx"]) < float(right[0])
+    assert "guide" not in str(plot(others))
 
 
 def test_the_spread_between_seeds_has_its_methods_colour(rows: list[Row]) -> None:
