@@ -179,8 +179,7 @@ def histogram(report: Report) -> Markup:
         parts.append(rect(x - 1, top, 2, axes.bottom - top, "percentile"))
         told = f"{name} {text.milliseconds(value)}"
         parts.append(words(x + (-7 if anchor == "end" else 7), top + 11, told, "tick", anchor))
-    for step_index in range(5):
-        value = low + (high - low) * step_index / 4
+    for value in ticks(low, high):
         x = axes.at(value, 0)[0]
         parts.append(words(x, axes.bottom + 22, text.milliseconds(value), "tick", "middle"))
     parts.append(words(axes.left - 8, axes.top + 4, str(round(axes.y_high)), "tick", "end"))

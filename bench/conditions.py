@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from . import text
-from .charts import WIDTH, Axes, drawing, padded, polyline, rect, words
+from .charts import WIDTH, Axes, drawing, padded, polyline, rect, ticks, words
 from .schema import BoardSample, LatencyPass, Measurement
 
 _LEFT, _RIGHT, _TOP, _PANEL, _GAP = 132, 24, 34, 84, 26
@@ -89,9 +89,9 @@ def conditions(measurement: Measurement) -> Markup:
         told.append(
             f"{quantity.title} from {quantity.told(min(values))} to {quantity.told(max(values))}"
         )
-    for step in range(5):
-        x = time.at(time.x_high * step / 4, 0)[0]
-        parts.append(words(x, bottom + 20, f"{time.x_high * step / 4:.0f} s", "tick", "middle"))
+    for second in ticks(0.0, time.x_high):
+        x = time.at(second, 0)[0]
+        parts.append(words(x, bottom + 20, f"{second:.4g} s", "tick", "middle"))
     title = "The board while it was measured"
     return drawing(WIDTH, round(bottom) + 32, title, "; ".join(told), parts)
 
