@@ -36,7 +36,11 @@ bench_crops.add(app)
 
 Models = Annotated[
     list[str] | None,
-    typer.Argument(help="ONNX files, or names of reference models; absent: all of these."),
+    typer.Argument(
+        help="ONNX files, or names of reference models; absent: all of these: half-resnet50,"
+        " resnet50, resnet18, resnet18d, mobilenet_v2, efficientnet_lite0, regnet_x_200mf,"
+        " regnet_y_200mf, foreground_predictor."
+    ),
 ]
 Where = Annotated[
     str,

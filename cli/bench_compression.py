@@ -12,7 +12,7 @@ from edgecompress.files import write_text
 
 from . import show
 from .job import Job, comparison_table, compress_config, load_job
-from .jobs import JobFile, Out, Quick
+from .jobs import Out, Quick, check_quick
 from .state import COMPARISON, open_workspace
 from .verb import Data, Json, example, verb, writable
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from ..compress.comparing.comparison import ComparisonTable
     from ..compress.config import BaseTable, CompressConfig
 
+JobFile = Annotated[
+    Path, typer.Argument(help="A job file that compresses, such as examples/imagenette.toml.")
+]
 Seeds = Annotated[
     list[int] | None,
     typer.Option("--seed", "-s", min=0, help="Only this seed; again for more of them."),
 ]
 Budgets = Annotated[
     list[float] | None,
-    typer.Option(
-        "--budget", "-b", help="Only this share of the base's MACs (0.5); again for more."
-    ),
+    typer.Option("--budget", help="Only this share of the base's MACs (0.5); again for more."),
 ]
 Methods = Annotated[
     list[str] | None,
@@ -108,6 +109,8 @@ def _compression(
         raise UsageError(
             f"job {wanted.name} compresses nothing", "examples/imagenette.toml is a job that does"
         )
+    if quick:
+        check_quick(wanted)
     config = compress_config(wanted).resolved(quick)
     changes: dict[str, Any] = {"seeds": seed, "budgets": budget, "methods": method}
     asked = wanted.comparison | {k: v for k, v in changes.items() if v is not None}

@@ -29,6 +29,15 @@ VERBS = {
 }
 
 
+# What a verb's example is given, where the demo's job alone shows nothing of it.
+_EXAMPLES = {
+    "run": "examples/demo.toml --board host --out out/host",
+    "compress": "examples/imagenette.toml --quick",
+    "quantize": "examples/demo.toml --precision int8",
+    "tune": "examples/demo.toml --board host --budget 10m",
+}
+
+
 class TuningCost(StrEnum):
     """What `--cost` may say; by default what the job says."""
 
@@ -69,7 +78,10 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="The job's folder; by default out/<name>.")
 ]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Train for minutes instead of hours (jobs that compress).")
+    bool,
+    typer.Option(
+        "--quick", help="Train as the job's \\[compress.quick] tables say: minutes, not hours."
+    ),
 ]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="At most so many photos, evenly spread.")
@@ -131,7 +143,7 @@ def register(app: typer.Typer) -> None:
 def add(app: typer.Typer, verb_name: str, called: str | None = None) -> None:
     """Add one verb, under another name where `called` gives one."""
     last, text, tell = VERBS[verb_name]
-    line = f"edgecompress {verb_name} examples/demo.toml --out out/demo"
+    line = f"edgecompress {verb_name} {_EXAMPLES.get(verb_name, 'examples/demo.toml')}"
     app.command(called or verb_name, help=text, epilog=example(line))(_command(last, tell))
 
 
@@ -157,7 +169,10 @@ def _command(last: str, tell: summary.Tell) -> Any:
         sign: Sign = None,
         as_json: Json = False,
     ) -> Any:
-        wanted = _overridden(load_job(job), limit, budget or [], trials, cost)
+        wanted = load_job(job)
+        if quick:
+            check_quick(wanted)
+        wanted = _overridden(wanted, limit, budget or [], trials, cost)
         wanted = _benched(wanted, threads, cluster, peers)
         if precision is not None:
             quantize = wanted.quantize.model_copy(update={"precision": precision.value})
@@ -181,6 +196,21 @@ def _command(last: str, tell: summary.Tell) -> Any:
             return tell(run, as_json)
 
     return command
+
+
+def check_quick(job: Job) -> None:
+    """Refuse `--quick` where it would change nothing.
+
+    Raises:
+        UsageError: the job trains nothing, or says nothing of how to do it quickly.
+    """
+    if job.compress is None:
+        raise UsageError(f"--quick: job {job.name} trains nothing", "leave it out")
+    if not job.compress.get("quick"):
+        raise UsageError(
+            f"--quick: job {job.name} has no [compress.quick] tables, it would train for as long",
+            "leave it out, or give the job such tables as examples/imagenette.toml has",
+        )
 
 
 def _signed(job: Job, sign: str | None) -> Job:

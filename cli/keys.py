@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ..runner.signature import Trust
 
 app = typer.Typer(
-    help="Keys that sign bundles, and boards that want signed ones.", no_args_is_help=True
+    help="Keys that sign bundles, and boards that want signed ones.",
+    epilog=example("edgecompress keys new lab", "edgecompress keys trust lab --board kitchen"),
+    no_args_is_help=True,
 )
 
 Name = Annotated[str, typer.Argument(help="What you call the key.")]

@@ -75,7 +75,8 @@ def _top(
     A job file describes everything; [cyan]edgecompress run JOB.toml[/] does every step that is not
     yet done. Killed or stopped, the same command goes on from where it was.
 
-    Exit codes: 0 done, 1 ours, 2 usage, 3 input or data, 4 board, 5 compile or tune, 6 a gate.
+    Exit codes: 0 done, 1 ours, 2 usage, 3 input or data, 4 board, 5 compile or tune, 6 a gate,
+    130 stopped with Ctrl-C.
     """
     if inventory is not None:
         # For this process and those that it starts.

@@ -130,15 +130,15 @@ class TrainTable(Table):
         epochs: of the base; 0 takes its weights, or a module of the user's own, as they are.
         rate: largest learning rate.
         scale: smallest area of a random crop, as a share of the photo.
-        progressive: share of the input side in the first epoch (`train.Recipe`).
-        ema: decay of the weights' moving average (`train.Recipe`).
+        progressive: share of the input side in the first epoch (`recipe.Recipe`).
+        ema: decay of the weights' moving average (`recipe.Recipe`).
         mixup, jitter, erase: other colours, blank parts, and mixtures of photos
             (`augment.Augment`); 0 is none.
         predicted: share of predicted crops where a member is fine-tuned on them; half of the rest
             are shifted ones, half whole photos.
         clip: largest norm of a step's gradients; 0 is none.
-        precision: of the multiplications (`train.Recipe`).
-        others: as in `train.Recipe`.
+        precision: of the multiplications (`recipe.Recipe`).
+        others: as in `recipe.Recipe`.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 60

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgecompress.bench.peers.models import MODELS
+
 ROOT = Path(__file__).parents[2]
 VERBS = ["run", "compress", "export", "quantize", "tune", "compile", "deploy", "doctor"]
 
@@ -23,7 +25,7 @@ def edgecompress(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-SUB_VERBS = ["boards add", "boards start", "data", "data get"]
+SUB_VERBS = ["keys new", "keys trust", "boards add", "boards start", "data", "data get"]
 SUB_VERBS += [
     "bench peers",
     "bench layers",
@@ -51,6 +53,14 @@ def test_bench_takes_a_job_and_has_verbs_of_its_own() -> None:
     assert "--json" in edgecompress("bench", "job", "--help").stdout
 
 
+def test_bench_peers_names_its_models() -> None:
+    shown = "".join(
+        one.strip(" │\n") + " "
+        for one in edgecompress("bench", "peers", "--help").stdout.splitlines()
+    )
+    assert f"all of these: {', '.join(MODELS)}." in " ".join(shown.split())
+
+
 def test_names_of_tables_are_not_lost_as_markup() -> None:
     assert "[pretrained]" in edgecompress("bench", "compression", "--help").stdout
 
@@ -70,6 +80,9 @@ def test_boards_as_one_json_document() -> None:
         (["run", "examples/demo.toml", "--board", "rpi4"], 4, "'rpi4'", "rpi4b"),
         (["run", "examples/demo.toml", "--board", "rpi2b"], 4, "32-bit", "boards list"),
         (["tune", "examples/demo.toml", "--budget", "soon"], 2, "soon", ""),
+        (["run", "examples/demo.toml", "--quick"], 2, "trains nothing", "leave it out"),
+        (["run", "examples/imagenette-90.toml", "--quick"], 2, "compress.quick", "imagenette.toml"),
+        (["bench", "compression", "examples/imagenette-90.toml", "--quick"], 2, "quick", "leave"),
         (["data", "get", "imagenet"], 2, "imagenet", "imagenette"),
         (["boards", "start", "host"], 2, "host", "virtual-pi4"),
         (["boards", "remove", "kitchen"], 4, "kitchen", "boards list"),

@@ -172,8 +172,8 @@ def test_one_threshold_stands_for_all_and_counts_are_checked() -> None:
     [
         (PAIR[:1], False, 0.750, 385e6),
         (PAIR[1:], False, 0.754, 860e6),
-        (PAIR, False, 0.760, 588e6),
-        (PAIR, True, 0.774, 588e6),
+        (PAIR, False, 0.760, 585e6),
+        (PAIR, True, 0.774, 585e6),
     ],
 )
 def test_accuracy_on_ilsvrc_validation_photos(
@@ -185,4 +185,4 @@ def test_accuracy_on_ilsvrc_validation_photos(
     folder = pretrained_cascade(config, tmp_path / "cascade")
     predictions = evaluate(folder, find_photos("imagenet-val", data_root))
     assert predictions.top1 == pytest.approx(top1, abs=0.003)
-    assert predictions.mean_macs == pytest.approx(macs, rel=0.01)
+    assert predictions.mean_macs == pytest.approx(macs, rel=0.002)
