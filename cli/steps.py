@@ -92,7 +92,7 @@ def quantize(run: Run) -> None:
     if table.precision != "int8":
         return
     from ..compile.integer import integer_of
-    from ..compress.int8.views import shared
+    from ..compress.data.photos import shared
 
     ranges, gate = calibration_photos(run.job, run.data, run.quick)
     paired = integer_of(run.board).instruction == "pmaddubsw"

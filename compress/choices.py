@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+DEVICE = "EDGECOMPRESS_DEVICE"
+"""The environment variable that names where to compute: `cpu`, `cuda` or `cuda:1`; unset: a GPU
+where there is one."""
+
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of multiplications while training."""
 

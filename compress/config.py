@@ -22,7 +22,7 @@ FEWEST_TRIALS = 4
 class Table(BaseModel):
     """A table of a job file: unknown keys are refused, nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PretrainedConfig(Table):
@@ -65,13 +65,18 @@ class PretrainedConfig(Table):
                 raise ValueError(f"a cascade has its own {extra[0]}: leave that out")
         elif len(self.thresholds) != len(self.members) - 1:
             raise ValueError("thresholds: one for each member but the last")
+        if len(set(self.members)) != len(self.members):
+            raise ValueError("members: must differ")
         return self
 
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Alpha = Annotated[float, Field(gt=0, le=100)]
+CropSide = Annotated[float, Field(ge=0.01, le=1)]
 MemberShare = Annotated[float, Field(gt=0, le=LARGEST_SHARE)]
 Side = Annotated[int, Field(ge=16, le=1024)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Epochs = Annotated[int, Field(ge=1)]
 Workers = Literal["auto", "ray"] | Annotated[int, Field(ge=1, le=1024)]
 
@@ -109,6 +114,12 @@ class BaseTable(Table):
     multiple: Literal[8, 16] = 8
     inner: Positive = 1.0
     weights: str | None = None
+
+    @model_validator(mode="after")
+    def _a_module_has_its_own_weights(self) -> Self:
+        if self.weights is not None and is_foreign(self.family):
+            raise ValueError("weights: a module of your own comes with its own: load them in it")
+        return self
 
     def spec(self, classes: int) -> NetworkSpec:
         """The network for so many classes."""
@@ -220,7 +231,7 @@ class PredictorTable(Table):
     rate: Positive = 0.003
     decay: Annotated[float, Field(ge=0)] = 0.05
     loss: BoxLoss = "l1+giou"
-    sizes: Annotated[tuple[Share, ...], BeforeValidator(_sizes)] = (0.25, 0.5, 0.75, 1.0)
+    sizes: Annotated[tuple[CropSide, ...], BeforeValidator(_sizes)] = (0.25, 0.5, 0.75, 1.0)
 
     @model_validator(mode="after")
     def _ascending_to_one(self) -> Self:
@@ -328,7 +339,7 @@ class CascadeTable(Table):
     ms: Positive | None = None
     top1: Share | None = None
     slack: Annotated[float, Field(ge=0, lt=1)] = 0.005
-    alphas: tuple[Positive | Literal["learned"], ...] = (0.5, 1.0, 1.6, 2.5, "learned")
+    alphas: tuple[Alpha | Literal["learned"], ...] = (0.5, 1.0, 1.6, 2.5, "learned")
     subsets: bool = True
     costs_ms: tuple[Positive, ...] = ()
     predictor_ms: Annotated[float, Field(ge=0)] = 0.0
@@ -359,7 +370,7 @@ class CompressConfig(Table):
         quick: any of these fields, for `--quick`: laid over them.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     held_out: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
     crop: Literal["auto", "always", "never"] = "auto"
     photos: Literal["memory", "disk"] = "memory"

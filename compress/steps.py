@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgecompress import events
-from edgecompress.errors import InputError
 from edgecompress.files import sha256_json
 
 from .budget import member_names
@@ -25,7 +24,7 @@ from .shrinking.shrink import Cost
 from .shrinking.times import require_times, with_times
 from .training.classifiers import TaughtBy, train_base, train_member
 from .training.learn import Compression, train_classifier
-from .training.material import gather
+from .training.material import gather, require_apart
 from .training.workbook import Done, Workbook, locked
 
 
@@ -58,10 +57,7 @@ def compress_photos(  # noqa: PLR0917 - photos, folders, and how long it may tak
         CompileError: an export fails or differs.
     """
     settings = config.resolved(quick)
-    if train.labels != val.labels:
-        raise InputError(
-            f"{train.name} and {val.name} have different classes", "give both the same folders"
-        )
+    require_apart(train, val)
     with ddp.joined(), locked(work, "job"):
         material = gather(settings, train, val, work)
         one = Compression(settings, material, Workbook(work))

@@ -19,6 +19,7 @@ from ...runner.errors import RunnerError
 from ...runner.photo import decode
 from ...runner.records import Record, photo_id, read_records
 from ...runner.spec import Cascade, cascade_from_json
+from ..data.imagenet import class_keys
 from ..data.photos import PhotoSet
 from ..data.pixels import normalise
 from ..networks.export import WRITE_AGAIN, load_network
@@ -186,6 +187,7 @@ def evaluate(
             f"{folder} knows {len(cascade.labels)} classes, {photos.name} {len(photos.labels)}",
             "evaluate on photos of the classes that it was trained on",
         )
+    _require_order(folder, cascade, photos)
     photos = photos.limit(limit)
     network = ENGINES[engine](folder, cascade)
     records = []
@@ -198,6 +200,33 @@ def evaluate(
                 raise InputError(error.message, error.hint) from error
             records.append(Record(_identity(path), None, error.message, error.kind))
     return Predictions(cascade, tuple(records), photos.targets)
+
+
+def _require_order(folder: Path, cascade: Cascade, photos: PhotoSet) -> None:
+    """Refuse classes that are the cascade's in another order, as far as their names tell. A few may
+    be elsewhere: two names of one class are another one's name now and then."""
+    places: dict[str, set[int]] = {}
+    for place, label in enumerate(cascade.labels):
+        for key in class_keys(label):
+            places.setdefault(key, set()).add(place)
+    found = [
+        (own, set().union(*(places.get(key, ()) for key in class_keys(label))))
+        for own, label in enumerate(photos.labels)
+    ]
+    known = [(own, there) for own, there in found if there]
+    elsewhere = [own for own, there in known if own not in there]
+    if 2 * len(elsewhere) > len(known):
+        own = elsewhere[0]
+        raise InputError(
+            f"class {own} is {cascade.labels[own]} in {folder}, {photos.labels[own]} in"
+            f" {photos.name}: the classes have another order",
+            "name the class folders, or number the classes, as those of the training photos",
+        )
+    if not known:
+        events.warn(
+            f"{photos.name} names its classes otherwise than {folder}: they are taken in their"
+            f" order, {photos.labels[0]} for {cascade.labels[0]}"
+        )
 
 
 def _identity(path: Path) -> str:

@@ -19,13 +19,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from edgecompress import events
-from edgecompress.errors import InputError, UsageError
-from edgecompress.files import writing
+from edgecompress.errors import UsageError
 
 from ..cascading.cascade import Member, OperatingPoint, chances_at, frontier
 from ..cascading.chooser import SPARE, Asked, Chooser
 from ..cascading.switch import BEYOND
-from ..config import CompressConfig, Epochs, MemberShare, Positive, Share, Table, Workers
+from ..config import CompressConfig, Epochs, MemberShare, Positive, Seed, Share, Table, Workers
 from ..cropping.crop_sizes import NEVER_SMALLER, with_sizes
 from ..cropping.foreground import draw_boxes, train_predictor
 from ..data.photos import PhotoSet, photos_fingerprint
@@ -38,7 +37,7 @@ from ..shrinking.law import Law
 from ..shrinking.proposal import measure_shrinking
 from ..training.classifiers import TaughtBy, train_base
 from ..training.learn import Compression, classifying
-from ..training.material import centred, gather
+from ..training.material import centred, gather, require_apart
 from ..training.train import train
 from ..training.workbook import Done, NotDoneError, Workbook, locked
 from .baselines import OTHERS, RCC_STEP, Method, Start, start
@@ -67,7 +66,7 @@ class ComparisonTable(Table):
             `ray`, over the machines of a Ray cluster.
     """
 
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     budgets: tuple[Share, ...] = (0.25, 0.5, 0.75)
     members: tuple[MemberShare, ...] = (0.125, 0.25, 0.5, 1.0)
     headline: Share = 0.512
@@ -87,6 +86,11 @@ class ComparisonTable(Table):
     def _ascending(self) -> Self:
         if list(self.members) != sorted(set(self.members)):
             raise ValueError("members: must ascend")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: must differ")
+        for field, shares in (("budgets", self.budgets), ("members", self.members)):
+            if len({_name(field, share) for share in shares}) != len(shares):
+                raise ValueError(f"{field}: must differ by a thousandth of the base's MACs")
         return self
 
 
@@ -147,11 +151,7 @@ def compare(
         EdgeCompressError: a seed's process was lost twice.
     """
     learn, report_on = photos
-    if learn.labels != report_on.labels:
-        raise InputError(
-            f"{learn.name} and {report_on.name} have different classes",
-            "give both the same folders",
-        )
+    require_apart(learn, report_on)
     asked = [_Asked(config, table, photos, work, seed, so_far) for seed in table.seeds]
     rows = list(chain(*map_trials(_rows_of, asked, find_pool(table.workers), "seeds")))
     twice = sorted({row.seed for row in rows} & {row.seed for row in others})
@@ -296,7 +296,8 @@ def _targets(one: Compression) -> tuple[np.ndarray, np.ndarray]:
 def _judge_base(one: Compression, base: Done) -> Done:
     def work(_: str) -> dict[str, Any]:
         spec, network = one.load("base")
-        _answer(one, "base", Start(network, spec, spec.macs, spec.params), crop=None)
+        begun = Start(network, spec, spec.macs, spec.params)
+        _answer(one, "base", begun, crop=None, step="base-answers")
         return {"macs": spec.macs, "params": spec.params, "predictor_macs": 0}
 
     inputs = {"base": base.fingerprint, "val": photos_fingerprint(one.material.val)}
@@ -337,7 +338,7 @@ def _fine_tune(
         )
         if ddp.ranks().first:
             if begun.whole:
-                with writing(one.book.path(f"{name}.pt")) as temporary:
+                with one.book.writing(f"{name}.pt") as temporary:
                     save_network(temporary, begun.spec, begun.network)
             _answer(one, name, begun, crop=crop)
         return {
@@ -366,8 +367,9 @@ def _fine_tune(
     return one.book.step(name, inputs, work, (f"{name}.npz",), (f"{name}.checkpoint",))
 
 
-def _answer(one: Compression, name: str, begun: Start, crop: str | None) -> None:
-    """Keep a network's logits for the photos held out and those to report on."""
+def _answer(one: Compression, name: str, begun: Start, crop: str | None, step: str = "") -> None:
+    """Keep a network's logits for the photos held out and those to report on; of the step that is
+    called like it, unless another one is named."""
     material = one.material
     logits = {}
     for kind, photos, cache in (
@@ -379,7 +381,7 @@ def _answer(one: Compression, name: str, begun: Start, crop: str | None) -> None
             sizes = one.settings.predictor.sizes
             look = material.predicted(photos, cache, one.load(crop), sizes)
         logits[kind] = material.logits(photos, cache, look, (begun.spec, begun.network))
-    with writing(one.book.path(f"{name}.npz")) as temporary, temporary.open("wb") as file:
+    with one.book.writing(f"{name}.npz", step) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **logits)
 
 

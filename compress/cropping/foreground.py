@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgecompress import events
-from edgecompress.files import writing
 
 from ..config import PredictorTable
 from ..data.augment import Augment
@@ -59,7 +58,7 @@ def draw_boxes(one: Compression, base: Done) -> Done:
             "held": _cam_boxes(one, network, one.material.held_cache, mirror=True),
         }
         boxes = {name: found.boxes for name, found in drawn.items()}
-        with writing(one.book.path("boxes.pt")) as temporary:
+        with one.book.writing("boxes.pt") as temporary:
             torch.save({**boxes, "maps": drawn["fit"].maps}, temporary)
         edges, held = boxes["fit"], drawn["held"]
         constant = best_constant(edges)

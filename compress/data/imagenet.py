@@ -66,7 +66,11 @@ def places_of(labels: Sequence[str]) -> tuple[int | None, ...]:
     """
     places = {wordnet: place for place, wordnet in enumerate(_published()[0])}
     places |= {plain_name(name): place for place, name in enumerate(class_names())}
-    known = ([places[key] for key in class_keys(label) if key in places] for label in labels)
+    # As they are written first: "Cardigan" is a dog, "cardigan" is not.
+    places |= {name: place for place, name in enumerate(class_names())}
+    known = (
+        [places[key] for key in (label, *class_keys(label)) if key in places] for label in labels
+    )
     return tuple(found[0] if found else None for found in known)
 
 

@@ -193,10 +193,14 @@ def runner_inputs(
         uint8 `[n, resolution, resolution, 3]`.
     """
 
-    def read(item: tuple[int, int]) -> np.ndarray:
+    inputs = np.empty((len(positions), resolution, resolution, 3), np.uint8)
+
+    def read(item: tuple[int, int]) -> None:
         number, position = item
         image = decode(photos.paths[position])
-        return sample(image, crop(number, *image.size), resolution)
+        inputs[number] = sample(image, crop(number, *image.size), resolution)[0]
 
     with ThreadPoolExecutor(max(2, cores())) as pool:
-        return torch.from_numpy(np.concatenate(list(pool.map(read, enumerate(positions)))))
+        for _ in pool.map(read, enumerate(positions)):
+            pass
+    return torch.from_numpy(inputs)

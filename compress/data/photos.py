@@ -16,11 +16,16 @@ from pathlib import Path
 
 from edgecompress import wheels
 from edgecompress.errors import InputError
-from edgecompress.files import cache_dir
+from edgecompress.files import cache_dir, sha256_file
 
 from .imagenet import IMAGENETTE_NAMES, class_names
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+_PLAIN = (".bmp", ".tif", ".tiff")
+"""Formats that may not compress: photos of equal sides have equal sizes."""
+_MOST_DIGITS = 6
+"""Of a class index; nobody has a million classes."""
 
 FOOLBOX = wheels.Wheel(
     "foolbox==3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb"
@@ -82,13 +87,40 @@ class PhotoSet:
         return self.take(rest), replace(self.take(sorted(held)), name=f"{self.name}, held out")
 
 
+def shared(used: Sequence[PhotoSet], measured: PhotoSet) -> int:
+    """How many photos of `measured` are also used, under whatever name: a link is no other one."""
+    files = {_file(path) for path in measured.paths} - {None}
+    return len(files & {_file(path) for photos in used for path in photos.paths})
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def photos_fingerprint(photos: PhotoSet) -> str:
-    """A hash of names, sizes and classes: changes when photos come, go or are replaced."""
+    """A hash of names, sizes and classes, and of the content where a size says nothing of it:
+    changes when photos come, go or are replaced by others than of equal size."""
     digest = hashlib.sha256()
     for path, target in zip(photos.paths, photos.targets, strict=True):
         size = path.stat().st_size if path.exists() else -1
-        digest.update(f"{path.parent.name}/{path.name} {size} {target}\n".encode())
+        line = f"{path.parent.name}/{path.name} {size} {_content(path)}{target}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _content(path: Path) -> str:
+    """A hash of a photo's content and a space, of formats that need it; '' if it cannot be read."""
+    if path.suffix.lower() not in _PLAIN:
+        return ""
+    try:
+        return sha256_file(path) + " "
+    except OSError:
+        return ""
 
 
 def foolbox_photos() -> PhotoSet:
@@ -127,7 +159,7 @@ def image_folder(root: Path) -> PhotoSet:
     paths: list[Path] = []
     targets: list[int] = []
     for index, folder in enumerate(folders):
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = _photos_below(folder)
         if not found:
             raise InputError(
                 f"class folder without photos: {folder}", f"put photos in, or: rmdir {folder}"
@@ -140,6 +172,22 @@ def image_folder(root: Path) -> PhotoSet:
         )
     labels = tuple(IMAGENETTE_NAMES.get(folder.name, folder.name) for folder in folders)
     return PhotoSet(root.name, tuple(paths), tuple(targets), labels)
+
+
+def _photos_below(folder: Path) -> list[Path]:
+    """Photos at any depth, sorted. Links to folders are followed, into each folder once; what is
+    hidden is left out: it is a program's own copy."""
+    found: list[Path] = []
+    seen: set[tuple[int, int] | None] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (own := _file(Path(place))) in seen:
+            folders.clear()
+            continue
+        seen.add(own)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(place, name) for name in files if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return sorted(found)
 
 
 def labelled_csv(root: Path) -> PhotoSet:
@@ -187,8 +235,9 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 def _index(row: dict[str, str], path: Path) -> int:
     value = row["class_index"]
-    if not value.isdecimal():
-        raise InputError(f"{path}: class_index is {value!r}, not a number from 0")
+    # Digits are counted before they are read: a number of a million digits takes minutes.
+    if not (value.isdecimal() and len(value) <= _MOST_DIGITS):
+        raise InputError(f"{path}: class_index is {value[:40]!r}, not a number from 0")
     return int(value)
 
 

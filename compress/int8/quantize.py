@@ -16,12 +16,12 @@ from edgecompress.files import building, write_bytes, write_json
 
 from ...runner.spec import Cascade, Preprocess
 from ..cascading.evaluate import read_cascade
-from ..data.photos import PhotoSet
+from ..data.photos import PhotoSet, shared
 from .calibrate import find_quantisers, logits
 from .gate import Loss, answers, fewest_kept, loss
 from .graph import Graph, read_graph
 from .qdq import Quantisers, write_qdq
-from .views import Inputs, record_inputs, shared
+from .views import Inputs, record_inputs
 
 RECORD = "quantization.json"
 FORMAT = 1

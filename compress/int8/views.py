@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +62,6 @@ def split(photos: PhotoSet, calibration: int, gate: int) -> tuple[PhotoSet, Phot
     chosen = {i * len(used) // count for i in range(count)}
     rest = [i for i in range(len(used)) if i not in chosen]
     return used.take(sorted(chosen)), used.take(rest)
-
-
-def shared(used: Sequence[PhotoSet], measured: PhotoSet) -> int:
-    """How many of the photos that are reported on are among those that are used here."""
-    paths = {path.resolve() for photos in used for path in photos.paths}
-    return len(paths & {path.resolve() for path in measured.paths})
 
 
 def view(image: Image.Image, number: int) -> Image.Image:

@@ -13,11 +13,8 @@ from torch import Tensor, nn
 
 from edgecompress.errors import UsageError
 
-from ..choices import Precision
+from ..choices import DEVICE, Precision
 from .depthwise import QuickDepthwise
-
-VARIABLE = "EDGECOMPRESS_DEVICE"
-"""`cpu`, `cuda` or `cuda:1`; unset: a GPU where there is one."""
 
 
 def chosen_device() -> torch.device:
@@ -27,13 +24,13 @@ def chosen_device() -> torch.device:
     Raises:
         UsageError: the variable names what is no device, or one that is not here.
     """
-    name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = os.environ.get(DEVICE) or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise UsageError(f"{VARIABLE} is {name!r}", f"{VARIABLE}=cpu, cuda or cuda:1")
+        raise UsageError(f"{DEVICE} is {name!r}", f"{DEVICE}=cpu, cuda or cuda:1")
     if device.type == "cpu":
         _keep_freed_memory()
         return torch.device("cpu")
@@ -43,7 +40,7 @@ def chosen_device() -> torch.device:
     if index >= torch.cuda.device_count():
         raise UsageError(
             f"no GPU number {index} here: PyTorch sees {torch.cuda.device_count()}",
-            f"{VARIABLE}=cpu, or as many processes as GPUs (torchrun --nproc-per-node)",
+            f"{DEVICE}=cpu, or as many processes as GPUs (torchrun --nproc-per-node)",
         )
     return torch.device("cuda", index)
 
@@ -114,7 +111,7 @@ def enough_memory(what: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UsageError(
             f"{what}: the GPU has too little memory",
-            f"lower [compress.train] batch, let fewer workers share it, or {VARIABLE}=cpu",
+            f"lower [compress.train] batch, let fewer workers share it, or {DEVICE}=cpu",
         ) from error
 
 

@@ -20,11 +20,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import takewhile
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
 
 from edgecompress import events
 from edgecompress.errors import EdgeCompressError, UsageError
+
+from ..choices import DEVICE
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,23 +59,29 @@ def find_pool(wanted: Literal["auto", "ray"] | int) -> Pool:
     `auto` takes one process a GPU, or one for every four cores. Threads are divided among them.
     """
     cores = len(os.sched_getaffinity(0))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return Pool()  # torchrun has divided the machine already
     gpus = _gpus()
     if wanted == "ray":
         return Pool(threads=min(THREADS_EACH, cores), gpus=gpus, ray=True)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return Pool()  # torchrun has divided the machine already
     workers = (len(gpus) or max(1, cores // THREADS_EACH)) if wanted == "auto" else wanted
     return Pool(workers, max(1, cores // workers), gpus)
 
 
 def _gpus() -> tuple[str, ...]:
-    """CUDA devices as CUDA_VISIBLE_DEVICES names them."""
+    """The CUDA devices to compute on, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return tuple(one for one in named.split(",") if one)
-    return tuple(str(number) for number in range(torch.cuda.device_count()))
+    if named is None:
+        seen = [str(number) for number in range(torch.cuda.device_count())]
+    else:  # CUDA takes no notice of what follows a name that is none, such as -1
+        names = [one.strip() for one in named.split(",")]
+        seen = list(takewhile(lambda one: one and not one.startswith("-"), names))
+    kind, _, number = os.environ.get(DEVICE, "").partition(":")
+    if kind == "cpu":
+        return ()
+    return tuple(seen[int(number) :][:1] if number.isdigit() else seen)
 
 
 def map_trials(
@@ -280,6 +289,7 @@ def prepare(threads: int, gpu: str | None) -> None:
     """Make this process a worker: its threads, and the only CUDA device that it sees."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        os.environ.pop(DEVICE, None)  # the number that it may name is another now
     # PyTorch reads them when it is imported, which the first trial does.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:

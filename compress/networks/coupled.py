@@ -224,9 +224,13 @@ def _positions(network: nn.Module, image: Tensor) -> dict[nn.Module, int]:
 def group_norms(channels: Channels) -> Sequence[Tensor]:
     """Torch-Pruning's group importance (L2) of each group's channels."""
     norm = tp.importance.GroupMagnitudeImportance(p=2)
-    # A group of a layer that it has no norm for keeps its leading channels.
-    scores = [norm(group.raw) for group in channels.groups]
-    return [
-        torch.arange(group.channels, 0, -1.0) if score is None else score
-        for group, score in zip(channels.groups, scores, strict=True)
-    ]
+
+    def of(group: Coupled) -> Tensor:
+        try:
+            score = norm(group.raw)
+        except IndexError:  # of convolutions in groups that give each channel several
+            score = None
+        # A group of a layer that it has no norm for keeps its leading channels.
+        return torch.arange(group.channels, 0, -1.0) if score is None else score
+
+    return [of(group) for group in channels.groups]

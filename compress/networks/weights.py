@@ -66,8 +66,11 @@ def load_weights(
         InputError: the file is missing or damaged, or its tensors do not fit.
     """
     state = renamed(_read(source, spec), network)
-    fresh = _fill(network, state, source)
-    if fresh and labels and _of_imagenet(source):
+    published = bool(labels) and _of_imagenet(source)
+    # A thousand classes may be other ones, or ImageNet's in another order.
+    others = published and places_of(labels) != tuple(range(CLASSES))
+    fresh = _fill(network, state, source, others)
+    if fresh and published:
         fresh = _keep_rows(network, state, fresh, labels)
     if preprocess is not None and source in PRETRAINED:
         _expect(network, find_weights(source).preprocess, preprocess)
@@ -253,9 +256,9 @@ class _Misfit:
         return f"{self.name} ({self.why})"
 
 
-def _fill(network: Network, state: State, source: str) -> tuple[str, ...]:
+def _fill(network: Network, state: State, source: str, others: bool) -> tuple[str, ...]:
     target = network.state_dict()
-    head = _head(network, target, state)
+    head = _head(network, target, state, others)
     misfits = [
         _Misfit(name, "missing")
         for name in target
@@ -282,14 +285,14 @@ def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "a number"
 
 
-def _head(network: nn.Module, target: State, state: State) -> tuple[str, ...]:
-    """Names of the last linear layer's tensors, if `state` lacks them or has other classes."""
+def _head(network: nn.Module, target: State, state: State, others: bool) -> tuple[str, ...]:
+    """Names of the last linear layer's tensors, if `state` lacks them or has other classes: by
+    their number, or because `others` says so."""
     last = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)][-1]
     names = tuple(name for name in target if name.startswith(f"{last}."))
     given = state.get(f"{last}.weight")
     if given is None:
         return names
     wanted = target[f"{last}.weight"].shape
-    return (
-        names if given.ndim == 2 and given.shape[1:] == wanted[1:] and given.shape != wanted else ()
-    )
+    fits = given.ndim == 2 and given.shape[1:] == wanted[1:]
+    return names if fits and (others or given.shape != wanted) else ()

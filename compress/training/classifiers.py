@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecompress.errors import UsageError
-from edgecompress.files import writing
 
 from ..data.photos import photos_fingerprint
 from ..networks.export import save_network
@@ -82,7 +81,7 @@ def train_member(
     if spec.to_json() == base.result["spec"]:
 
         def same(_: str) -> dict[str, Any]:
-            with writing(one.book.path(f"{name}.pt")) as temporary:
+            with one.book.writing(f"{name}.pt") as temporary:
                 save_network(temporary, *one.load("base"))
             return base.result
 

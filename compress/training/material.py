@@ -18,7 +18,7 @@ from ...runner.spec import Preprocess
 from ..budget import LARGEST_SHARE
 from ..config import CompressConfig
 from ..data.loader import Crop, PhotoCache, load_cache, runner_inputs, whole
-from ..data.photos import PhotoSet
+from ..data.photos import PhotoSet, shared
 from ..data.shards import mapped_cache
 from ..networks.families import Network
 from ..networks.network import NetworkSpec
@@ -29,6 +29,15 @@ IMAGENET_PIXELS = Preprocess((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 CACHE_MARGIN = math.sqrt(LARGEST_SHARE)
 """Cached photos are so much larger than the base's input: random crops then still have pixels."""
+
+
+_INPUTS = 2048
+"""Photos whose network inputs are held at a time: whole batches of `run_batched`."""
+
+
+def _after(start: int, crop: Crop) -> Crop:
+    """The crops of a part of a list that begins there."""
+    return lambda number, width, height: crop(start + number, width, height)
 
 
 def centred(_: int, width: int, height: int) -> Box:
@@ -45,7 +54,8 @@ class Material:
         held: part of the training photos that no training sees; everything is decided on them.
         val: only reported on.
         side: short side of cached photos.
-        shards: folder for the decoded photos to train on; None keeps them in memory.
+        shards: folder for the decoded photos to train on and to hold out; None keeps them in
+            memory.
     """
 
     fit: PhotoSet
@@ -65,6 +75,8 @@ class Material:
     @cached_property
     def held_cache(self) -> PhotoCache:
         """The photos held out."""
+        if self.shards is not None:
+            return mapped_cache(self.held, self.side, self.shards)
         return load_cache(self.held, self.side)
 
     @cached_property
@@ -82,9 +94,7 @@ class Material:
         self, photos: PhotoSet, cache: PhotoCache, crop: Crop, member: tuple[NetworkSpec, Network]
     ) -> np.ndarray:
         """A member's logits `[n, classes]` for the readable photos of a set."""
-        spec, network = member
-        inputs = runner_inputs(photos, cache.positions, crop, spec.resolution)
-        return run_batched(network, inputs, self.preprocess).numpy()
+        return self._outputs(photos, cache, crop, member).numpy()
 
     def predicted(
         self,
@@ -94,10 +104,21 @@ class Material:
         sizes: tuple[float, ...],
     ) -> Crop:
         """The crops that the predictor leads to, on the runner's own path."""
-        spec, network = predictor
-        squashed = runner_inputs(photos, cache.positions, whole, spec.resolution)
-        boxes = run_batched(network, squashed, self.preprocess).tolist()
+        boxes = self._outputs(photos, cache, whole, predictor).tolist()
         return lambda number, width, height: crop_box(boxes[number], width, height, sizes)
+
+    def _outputs(
+        self, photos: PhotoSet, cache: PhotoCache, crop: Crop, member: tuple[NetworkSpec, Network]
+    ) -> Tensor:
+        """What a network says of the readable photos of a set `[n, k]`; few of its inputs are in
+        memory at a time, as those of ImageNet's validation photos would take it all."""
+        spec, network = member
+        parts = []
+        for start in range(0, len(cache.positions), _INPUTS):
+            some = cache.positions[start : start + _INPUTS]
+            inputs = runner_inputs(photos, some, _after(start, crop), spec.resolution)
+            parts.append(run_batched(network, inputs, self.preprocess))
+        return torch.cat(parts)
 
     def fit_crops(self, predictor: tuple[NetworkSpec, Network], sizes: tuple[float, ...]) -> Tensor:
         """Predicted crops of the photos to train on `[n, 4]`, shares of width and height."""
@@ -113,6 +134,25 @@ class Material:
             left, top, right, bottom = crop_box(box, width, height, sizes)
             crops.append((left / width, top / height, right / width, bottom / height))
         return torch.tensor(crops)
+
+
+def require_apart(learn: PhotoSet, report_on: PhotoSet) -> None:
+    """Refuse photos to report on that have other classes, or are trained on.
+
+    Raises:
+        InputError: they have, or are.
+    """
+    if learn.labels != report_on.labels:
+        raise InputError(
+            f"{learn.name} and {report_on.name} have different classes",
+            "give both the same folders",
+        )
+    if both := shared([learn], report_on):
+        raise InputError(
+            f"{both} of the {len(report_on)} photos of {report_on.name} are trained on, too: their"
+            " accuracy would say nothing of others",
+            "let [data] photos be photos that are not below [data] train",
+        )
 
 
 def gather(settings: CompressConfig, learn: PhotoSet, report_on: PhotoSet, work: Path) -> Material:

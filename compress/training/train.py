@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgecompress import events
-from edgecompress.errors import UsageError
+from edgecompress.errors import InputError, UsageError
 from edgecompress.files import sha256_json
 
 from ..data.augment import ALL
@@ -151,6 +151,8 @@ def train(
 
 def _require_photos(size: int, recipe: Recipe, own: ddp.Ranks) -> None:
     least = 2 * own.count  # BatchNorm needs two photos
+    if own.count == 1 and size < least:
+        raise InputError(f"{size} photos to train on that can be read: two are needed at least")
     if own.count > 1 and min(size, recipe.batch) < least:
         raise UsageError(
             f"{own.count} processes for batches of {min(size, recipe.batch)} photos",

@@ -83,12 +83,19 @@ class Workbook:
         return self.folder / name
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str, step: str = "") -> Iterator[Path]:
         """An artefact's temporary path (`files.writing`); only the first of torchrun's processes
-        keeps what is written there."""
+        keeps what is written there.
+
+        Args:
+            step: whose artefact it is; by default the name without its suffix.
+        """
         if ddp.ranks().first:
             with writing(self.path(name)) as temporary:
                 yield temporary
+                # A record of other inputs vouches for what is replaced now, until the step's own
+                # is there: who is killed between them would find it and take this for that.
+                self.path(f"{step or Path(name).stem}.json").unlink(missing_ok=True)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 yield Path(folder) / name

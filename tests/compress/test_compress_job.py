@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -249,6 +250,45 @@ def test_a_lost_artefact_is_made_again(tmp_path: Path) -> None:
     assert len(runs) == 3
 
 
+def test_no_record_vouches_for_what_other_inputs_left(tmp_path: Path) -> None:
+    book = Workbook(tmp_path)
+
+    def step(rate: float, killed: bool = False) -> str:
+        def work(_: str) -> dict:
+            with book.writing("one.pt") as temporary:
+                temporary.write_text(f"weights of {rate}")
+            if killed:
+                raise KeyboardInterrupt
+            return {}
+
+        book.step("one", {"rate": rate}, work, ("one.pt",))
+        return book.path("one.pt").read_text()
+
+    assert step(0.1) == "weights of 0.1"
+    with pytest.raises(KeyboardInterrupt):
+        step(0.2, killed=True)
+    assert step(0.1) == "weights of 0.1"
+    assert step(0.2) == "weights of 0.2"
+
+
+def test_a_record_stays_while_other_inputs_have_left_nothing(tmp_path: Path) -> None:
+    book = Workbook(tmp_path)
+
+    def work(_: str) -> dict:
+        with book.writing("one.pt") as temporary:
+            temporary.write_text("weights")
+        return {}
+
+    def stopped(_: str) -> dict:
+        with book.writing("one.pt"):
+            raise KeyboardInterrupt
+
+    done = book.step("one", {"rate": 0.1}, work, ("one.pt",))
+    with pytest.raises(KeyboardInterrupt):
+        book.step("one", {"rate": 0.2}, stopped, ("one.pt",))
+    assert book.kept("one", {"rate": 0.1}, ("one.pt",)) == done
+
+
 def test_scratch_of_a_process_killed_after_its_record_goes(tmp_path: Path) -> None:
     book, scratch = Workbook(tmp_path), tmp_path / "one.checkpoint"
 
@@ -270,6 +310,16 @@ def test_sets_of_different_classes_are_refused(shapes, tmp_path: Path) -> None:
         compress_photos(CompressConfig(), train, other, tmp_path / "w", tmp_path / "c", True)
 
 
+def test_photos_that_are_trained_on_are_not_reported_on(shapes, tmp_path: Path) -> None:
+    train, val = (image_folder(path) for path in shapes)
+    linked = tmp_path / "renamed.png"
+    linked.symlink_to(train.paths[3])
+    mixed = replace(val, paths=(linked, *val.paths[1:]))
+    with pytest.raises(InputError, match=f"1 of the {len(val)} photos of val are trained on"):
+        compress_photos(CompressConfig(), train, mixed, tmp_path / "w", tmp_path / "c", True)
+    assert not (tmp_path / "w").exists()
+
+
 def test_a_diverging_job_says_what_to_change(shapes, tmp_path: Path) -> None:
     table = {"train": {**TABLE["train"], "optimizer": "sgd", "rate": 1e30}}
     with pytest.raises(UsageError) as caught:
@@ -288,6 +338,14 @@ def test_a_diverging_job_says_what_to_change(shapes, tmp_path: Path) -> None:
         {"cascade": {"macs": 0.5, "top1": 0.9}},
         {"quick": {"train": {"epochs": 0}}},
         {"held_out": 1.0},
+        {"seed": -1},
+        {"seed": 2**31},
+        {"train": {"clip": math.inf}},
+        {"train": {"decay": math.inf}},
+        {"cascade": {"macs": math.inf}},
+        {"cascade": {"alphas": [150]}},
+        {"predictor": {"sizes": [0.005, 1]}},
+        {"base": {"family": "module:models:make", "weights": "mine.pth"}},
     ],
 )
 def test_mistakes_in_the_table_are_found_before_anything_runs(table: dict) -> None:

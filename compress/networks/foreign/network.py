@@ -198,10 +198,12 @@ def _narrow(network: nn.Module, side: int, width: float, multiple: int) -> None:
     from ..coupled import Channels
 
     weight = next(network.parameters())
-    channels = Channels(network, torch.zeros(1, 3, side, side, device=weight.device))
-    keep = [group.nearest(width, multiple) for group in channels.groups]
-    leading = [torch.arange(group.channels, 0, -1.0, device="cpu") for group in channels.groups]
-    channels.prune(keep, leading)
+    # A network that is only counted lies on the meta device; which channels go is no such question.
+    with torch.device("cpu"):
+        channels = Channels(network, torch.zeros(1, 3, side, side, device=weight.device))
+        keep = [group.nearest(width, multiple) for group in channels.groups]
+        leading = [torch.arange(group.channels, 0, -1.0) for group in channels.groups]
+        channels.prune(keep, leading)
 
 
 def _is_gone(part: nn.Module) -> bool:

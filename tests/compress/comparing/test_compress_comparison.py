@@ -175,6 +175,17 @@ def test_members_ascend() -> None:
         ComparisonTable(members=(1.0, 0.5))
 
 
+@pytest.mark.parametrize(
+    "twice",
+    [{"seeds": (0, 0)}, {"budgets": (0.25, 0.2502)}, {"members": (0.25, 0.2502)}],
+    ids=["seeds", "budgets", "members"],
+)
+def test_nothing_is_asked_for_twice(twice: dict) -> None:
+    """Their trainings would have one name, and a seed would count for two."""
+    with pytest.raises(ValueError, match=f"{next(iter(twice))}: must differ"):
+        ComparisonTable.model_validate(twice)
+
+
 def test_a_table_needs_no_weights(compared, rows: list[Row], tmp_path: Path) -> None:
     """What was trained elsewhere comes home as records and answers."""
     for path in compared.work.rglob("*"):

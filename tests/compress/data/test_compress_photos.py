@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from PIL import Image
 from edgecompress import events
 from edgecompress.compress.data.imagenet import class_names
 from edgecompress.compress.data.loader import load_cache, runner_inputs, whole
-from edgecompress.compress.data.photos import PhotoSet, find_photos, image_folder, labelled_csv
+from edgecompress.compress.data.photos import (
+    PhotoSet,
+    find_photos,
+    image_folder,
+    labelled_csv,
+    photos_fingerprint,
+    shared,
+)
 from edgecompress.errors import InputError
 
 
@@ -56,6 +64,52 @@ def test_unusable_trees_are_refused_with_a_hint(break_it: str, tmp_path: Path, s
     assert "\n" not in caught.value.message
 
 
+def test_hidden_copies_are_no_photos_and_linked_folders_are_looked_into(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for path in (root / "a", root / "a/.ipynb_checkpoints", root / "b/deep", elsewhere):
+        path.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(path / "0.png")
+    (root / "a" / ".0.png").symlink_to(root / "a" / "0.png")
+    (root / "a" / "more").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(root / "a")
+    found = image_folder(root)
+    assert [str(path.relative_to(root)) for path in found.paths] == [
+        "a/0.png",
+        "a/more/0.png",
+        "b/deep/0.png",
+    ]
+
+
+def test_a_photo_that_is_replaced_by_one_of_equal_size_is_another(tmp_path: Path) -> None:
+    photo = tmp_path / "a" / "0.bmp"
+    photo.parent.mkdir()
+    photos = PhotoSet("set", (photo,), (0,), ("a", "b"))
+    seen = [photos_fingerprint(photos)]  # it is not there yet
+    for grey in (10, 200):
+        Image.new("L", (8, 8), grey).save(photo)
+        seen.append(photos_fingerprint(photos))
+        assert photos_fingerprint(photos) == seen[-1]
+    assert len(set(seen)) == 3
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / os.fsdecode(b"caf\xe9.png"))
+    photos = image_folder(tmp_path)
+    assert len(photos_fingerprint(photos)) == 64
+    assert len(load_cache(photos, 8).targets) == 2
+
+
+def test_links_are_no_other_photos(shapes, tmp_path: Path) -> None:
+    photos = image_folder(shapes[1])
+    link = tmp_path / "other.png"
+    link.symlink_to(photos.paths[0])
+    other = PhotoSet("other", (link, tmp_path / "missing.png", photos.paths[1]), (0,) * 3, ("a",))
+    assert shared([photos], other) == 2
+    assert shared([photos.take(range(2, 16))], other) == 0
+
+
 def test_labelled_csv(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,class_index\na.jpg,1\nb.jpg,0\n")
     assert labelled_csv(tmp_path).labels == class_names()
@@ -74,6 +128,7 @@ def test_labelled_csv(tmp_path: Path) -> None:
         "file,class_index\na.jpg,-1\n",
         "class_index,file\n1\n",
         "file,class_index\n,1\n",
+        f"file,class_index\na.jpg,{'1' * 5000}\n",
     ],
 )
 def test_damaged_tables_are_refused(table: str, tmp_path: Path) -> None:

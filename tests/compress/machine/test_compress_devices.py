@@ -19,7 +19,7 @@ from edgecompress import events
 from edgecompress.compress.config import CompressConfig
 from edgecompress.compress.data.loader import ahead
 from edgecompress.compress.machine.devices import (
-    VARIABLE,
+    DEVICE,
     chosen_device,
     mixed_precision,
     multiplies_bfloat16,
@@ -51,10 +51,10 @@ def _weights(network: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("named", ["tpu", "meta", "cuda:99", "cuda:x"])
 def test_a_device_that_is_not_here_is_an_error(named: str, monkeypatch) -> None:
-    monkeypatch.setenv(VARIABLE, named)
+    monkeypatch.setenv(DEVICE, named)
     with pytest.raises(UsageError) as caught:
         chosen_device()
-    assert f"{VARIABLE}=cpu" in caught.value.hint
+    assert f"{DEVICE}=cpu" in caught.value.hint
 
 
 FAULTS = """
@@ -72,14 +72,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_freed_memory_is_had_again_without_faults() -> None:
     """Five times 64 MiB are 81,920 pages of 4 KiB, if each is asked of the system anew."""
-    environment = {**os.environ, VARIABLE: "cpu"}
+    environment = {**os.environ, DEVICE: "cpu"}
     command = [sys.executable, "-c", FAULTS]
     told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert int(told.stdout) < 1000
 
 
 def test_the_cpu_can_be_asked_for(monkeypatch) -> None:
-    monkeypatch.setenv(VARIABLE, "cpu")
+    monkeypatch.setenv(DEVICE, "cpu")
     assert chosen_device() == torch.device("cpu")
     network = make()
     with placed(network) as device:
@@ -124,7 +124,7 @@ def test_gradients_over_maps_of_one_position_are_numbers() -> None:
 def test_bfloat16_learns_and_keeps_float32_weights(
     shapes: Shapes, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "cpu")
+    monkeypatch.setenv(DEVICE, "cpu")
     runs = {}
     for precision in ("float32", "bfloat16"):
         (tmp_path / precision).mkdir()
@@ -219,7 +219,7 @@ def test_what_fails_ahead_fails_here() -> None:
 def test_a_gpu_learns_the_same(precision, shapes: Shapes, tmp_path: Path, monkeypatch) -> None:
     found = {}
     for device in ("cpu", "cuda"):
-        monkeypatch.setenv(VARIABLE, device)
+        monkeypatch.setenv(DEVICE, device)
         (tmp_path / device).mkdir()
         network, top1 = _trained(shapes, tmp_path / device, replace(RECIPE, precision=precision))
         assert top1 >= 0.9
@@ -229,6 +229,6 @@ def test_a_gpu_learns_the_same(precision, shapes: Shapes, tmp_path: Path, monkey
     network, inputs = make().eval(), task(*shapes).held.inputs
     answers = []
     for device in ("cpu", "cuda"):
-        monkeypatch.setenv(VARIABLE, device)
+        monkeypatch.setenv(DEVICE, device)
         answers.append(run_batched(network, inputs, task(*shapes).preprocess))
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-2, atol=1e-2)

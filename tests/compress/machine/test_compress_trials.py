@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from edgecompress import events
+from edgecompress.compress.choices import DEVICE
 from edgecompress.compress.config import CompressConfig
 from edgecompress.compress.data.photos import image_folder
-from edgecompress.compress.machine.trials import Pool, find_pool, map_trials
+from edgecompress.compress.machine.trials import Pool, find_pool, map_trials, prepare
 from edgecompress.compress.shrinking.proposal import measure_shrinking
 from edgecompress.compress.training.classifiers import train_base
 from edgecompress.compress.training.learn import Compression
@@ -150,11 +151,38 @@ def test_pools_fit_the_machine(monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
     assert find_pool("auto") == Pool(2, 8, ("0", "2"))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert find_pool(8) == Pool()
+    assert find_pool(8) == find_pool("ray") == Pool()
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert find_pool("auto").workers == 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "wanted", "gpus"),
+    [
+        ("0,2,5", "cuda:1", ("2",)),
+        ("0,2,5", "cuda", ("0", "2", "5")),
+        ("0,2,5", "cpu", ()),
+        ("-1", "", ()),
+        ("3,-1,4", "", ("3",)),  # as CUDA reads it
+    ],
+)
+def test_a_pool_has_the_gpus_that_were_chosen(monkeypatch, visible, wanted, gpus) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv(DEVICE, wanted)
+    pool = find_pool("auto")
+    assert (pool.gpus, pool.workers) == (gpus, len(gpus) or 2)
+
+
+def test_a_workers_only_gpu_is_its_first(monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    monkeypatch.setenv(DEVICE, "cuda:1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")
+    prepare(torch.get_num_threads(), "2")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2" and DEVICE not in os.environ
 
 
 CONFIG = CompressConfig.model_validate(

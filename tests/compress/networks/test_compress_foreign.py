@@ -17,6 +17,7 @@ from edgecompress.compress.config import CompressConfig
 from edgecompress.compress.data.photos import image_folder
 from edgecompress.compress.networks.foreign import Foreign, capabilities
 from edgecompress.compress.networks.foreign.source import FOLDERS, look_in
+from edgecompress.compress.networks.macs import count_macs
 from edgecompress.compress.networks.network import NetworkSpec
 from edgecompress.compress.plan import compress_photos
 from edgecompress.errors import UsageError
@@ -69,6 +70,38 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Normed(nn.Module):
+    """Channels last in the middle, with the normalisation of transformers."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 4, 1)
+        self.norm = nn.LayerNorm(32)
+        self.wide, self.back = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, x):
+        y = self.stem(x).permute(0, 2, 3, 1)
+        y = self.back(torch.relu(self.wide(self.norm(y))))
+        return self.head(y.mean((1, 2)))
+
+
+class Several(nn.Module):
+    """A convolution that makes two channels of each."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.each = nn.Conv2d(16, 32, 3, 2, 1, groups=16)
+        self.body = nn.Conv2d(32, 32, 3, 2, 1)
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, x):
+        for layer in (self.stem, self.each, self.body):
+            x = torch.relu(layer(x))
+        return self.head(x.mean((2, 3)))
+
+
 class Stubborn(nn.Module):
     """One side only, and nothing behind a flattened map can be cut."""
 
@@ -117,6 +150,17 @@ def test_width_takes_channels(models: str, made: str) -> None:
     whole, narrow = spec(models, made), spec(models, made, width=0.5)
     assert narrow.macs < 0.6 * whole.macs
     assert narrow.build().eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("made", ["Normed", "Several"])
+def test_what_is_said_to_be_narrow_is_counted_and_inherits(models: str, made: str) -> None:
+    whole, narrow = spec(models, made), spec(models, made, width=0.5)
+    large, small = whole.build().eval(), narrow.build().eval()
+    assert isinstance(large, Foreign) and isinstance(small, Foreign)
+    assert capabilities(large.module, 32).width
+    assert narrow.macs == count_macs(small, torch.zeros(1, 3, 32, 32)) < whole.macs
+    small.adopt(large)
+    assert small(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
 
 
 def test_depth_takes_blocks(models: str) -> None:

@@ -162,6 +162,8 @@ def test_one_threshold_stands_for_all_and_counts_are_checked() -> None:
     assert config.thresholds == (0.5, 0.5)
     with pytest.raises(ValidationError):
         PretrainedConfig(members=("a", "b"), thresholds=(0.5, 0.5))
+    with pytest.raises(ValidationError, match="must differ"):
+        PretrainedConfig(members=("a", "a"), thresholds=(0.5,))
     with pytest.raises(ValidationError):
         PretrainedConfig.model_validate({"members": ["a", "b"], "treshold": 0.5})
 

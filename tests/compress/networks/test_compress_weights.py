@@ -7,6 +7,7 @@ import importlib.util
 import pickle
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from edgecompress.compress.cascading.evaluate import normalise
 from edgecompress.compress.config import CompressConfig
-from edgecompress.compress.data.imagenet import CLASSES
+from edgecompress.compress.data.imagenet import CLASSES, class_names, places_of
 from edgecompress.compress.data.loader import load_cache
 from edgecompress.compress.data.photos import image_folder
 from edgecompress.compress.networks import weights
@@ -352,6 +353,31 @@ def test_classes_that_nobody_knows_stay_fresh(
     before = none.get_parameter("fc.weight").clone()
     assert load_weights(none, SPEC, "torchvision:V1", labels=("my fish",) * 5) == head
     torch.testing.assert_close(none.get_parameter("fc.weight"), before)
+
+
+def test_a_thousand_other_classes_get_no_rows_by_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, names = _thousand(tmp_path, monkeypatch), class_names()
+    spec = NetworkSpec("resnet18", 0.125, 0.5, 32, CLASSES)
+    published = given.get_parameter("fc.weight")
+
+    def loaded(labels: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
+        network = spec.build()
+        fresh = load_weights(network, spec, "torchvision:V1", labels=labels)
+        return fresh, network.get_parameter("fc.weight")
+
+    fresh, rows = loaded(names)
+    assert fresh == () and torch.equal(rows, published)
+    fresh, rows = loaded(names[::-1])
+    assert fresh == () and torch.equal(rows, published.flip(0))
+    fresh, rows = loaded([f"bird {number}" for number in range(CLASSES)])
+    assert fresh == ("fc.weight", "fc.bias") and not torch.equal(rows, published)
+
+
+def test_a_class_is_known_by_its_capitals_first() -> None:
+    assert places_of(class_names()) == tuple(range(CLASSES))
+    assert places_of(["Cardigan", "cardigan", "TENCH"]) == (264, 474, 0)
 
 
 def test_a_file_of_a_thousand_classes_is_not_taken_for_imagenets(tmp_path: Path) -> None:

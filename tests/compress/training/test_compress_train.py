@@ -28,7 +28,7 @@ from edgecompress.compress.training.material import IMAGENET_PIXELS, centred
 from edgecompress.compress.training.tasks import ClassifyTask, Held
 from edgecompress.compress.training.teacher import Teacher
 from edgecompress.compress.training.train import train
-from edgecompress.errors import UsageError
+from edgecompress.errors import InputError, UsageError
 
 SPEC = NetworkSpec("resnet18", 0.125, 0.5, 32, 2)
 RECIPE = Recipe(epochs=4, batch=16, rate=0.01, optimizer="adamw", decay=0.01, smoothing=0.0)
@@ -49,6 +49,14 @@ def _task(shapes) -> ClassifyTask:
 
 def _batch(task, indices: torch.Tensor, seed: int = 0, share: float = 1.0):
     return task.ready(task.draw(indices, torch.Generator().manual_seed(seed), share)())
+
+
+def test_one_photo_is_too_few(shapes, tmp_path: Path) -> None:
+    task = _task(shapes)
+    photos = image_folder(shapes[0])
+    task = replace(task, cache=load_cache(photos.take([0]), 40))
+    with pytest.raises(InputError, match="1 photos to train on that can be read"):
+        train(_network(), task, RECIPE, tmp_path / "c", "one")
 
 
 def _network() -> torch.nn.Module:
