@@ -30,7 +30,7 @@ from ..runner.photo import MAX_PIXELS
 from ..runner.records import Record
 from ..runner.spec import Cascade
 from .answers import whole_records
-from .board_photos import COMMAND_S, Shelf, full
+from .board_photos import COMMAND_S, Shelf, no_room
 from .deploy import runner_error
 from .records import MANY
 from .spread import Work
@@ -155,17 +155,14 @@ class _Feeding:
 
     def _give(self) -> bool:
         """Send the next photos and their list; whether there were any."""
-        room = self.shelf.room()
-        limit = _LIST_BYTES if room is None else min(room, _LIST_BYTES)
-        photos = self.work.take(self.name, self._count(), limit)
-        if photos == []:  # one large photo may take more than a list should
-            photos = self.work.take(self.name, 1, room)
+        photos = self.work.take(self.name, self._count(), self.shelf.room(), _LIST_BYTES)
         if photos is None:
             return False
         if not photos:
-            if self.flying:
-                return False  # their photos make room when they are answered
-            raise full(self.session, self.work.smallest() * 2, self.shelf.free or 0)
+            smallest = self.work.smallest()
+            if self.flying or not smallest:
+                return False  # their photos make room when they are answered; others have the last
+            raise no_room(self.session, smallest, self.shelf.free or 0)
         passing = f"{self.folder}/{self.number:06}"
         places = self.shelf.send([(one, self.work.file(one)) for one in photos], passing)
         # Absolute: a list names its photos relative to its own folder.

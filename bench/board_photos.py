@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -160,21 +161,33 @@ def _free(told: str) -> int | None:
         return None
 
 
-def need_disk(session: Session, bundle: Path, record_bytes: int) -> None:
-    """Refuse early where the board's disk cannot hold the bundle and some answers.
+def need_disk(session: Session, need: int) -> None:
+    """Refuse early where the board's disk has less than `need` bytes.
 
-    The bundle counts twice (archive and unpacked); photos are checked as they are sent.
+    Raises:
+        BoardError: it is full.
     """
-    need = 2 * size_of(bundle) + record_bytes
     free = free_bytes(session)
     if free is not None and free < need:
         raise full(session, need, free)
 
 
-def full(session: Session, need: int, free: int) -> BoardError:
-    """The error for a disk that cannot take a run; sizes in bytes."""
+def full(session: Session, need: int, free: int, what: str = "") -> BoardError:
+    """The error for a disk that cannot take a run; sizes in bytes.
+
+    Args:
+        what: needs them; "" is the run.
+    """
+    remove = shlex.join(["rm", "-r", f"{session.workdir}/bundles"])
+    needed = f"{need / 1e6:.1f} MB needed" + (f" for {what}" if what else "")
     return BoardError(
-        f"the disk of '{session.name}' is full: {need / 1e6:.1f} MB needed,"
+        f"the disk of '{session.name}' is full: {needed},"
         f" {free / 1e6:.1f} MB free below {session.workdir}",
-        f"free some space on the board: rm -r {session.workdir}/bundles",
+        f"free some space on the board: {remove}",
     )
+
+
+def no_room(session: Session, photo_bytes: int, free: int) -> BoardError:
+    """The error for a photo that is too large for what `Shelf.room` has."""
+    need = 2 * photo_bytes + RESERVE_BYTES
+    return full(session, need, free, f"a photo of {photo_bytes / 1e6:.1f} MB")

@@ -7,6 +7,7 @@ run that was cut off goes on where it was. The host's own CPU is a board like th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,11 +24,13 @@ from ..runner.errors import RunnerError
 from ..runner.protocol import Plan, choose, read_lines
 from ..runner.records import Record
 from ..runner.run import LATENCY, MEASUREMENTS, PREDICTIONS
+from ..targets import Board
 from .answers import Journal, RecordFile
 from .board_feed import PHOTO_S, Told, parsed, serve, within
-from .board_photos import COMMAND_S, Shelf, identify, need_disk, size_of
+from .board_photos import COMMAND_S, Shelf, identify, size_of
 from .deploy import PYTHON, Deployment, deploy, manifest_sha256, read_manifest, runner_error
 from .records import MANY
+from .sections import UNSOUND, cause, measured_parts
 from .spread import PATIENCE_S, Opener, Work, keep_trying, spread, unreadable
 
 PROFILED_PHOTOS = 3
@@ -205,8 +208,8 @@ def _answer(run: _Run) -> list[dict[str, Any]]:
         work = Work(run.key, run.photos, run.journal, list(run.boards), task)
 
         def attempt(name: str, session: Session) -> None:
-            need_disk(session, run.bundle, _RECORDS_BYTES)
-            command = _command(deploy(session, run.bundle), run.options)
+            deployed = deploy(session, run.bundle, _RECORDS_BYTES)
+            command = _command(deployed, run.options)
             serve(session, work, name=name, command=command, cascade=cascade, told=told[name])
 
         spread(work, run.boards, attempt, run.patience)
@@ -247,30 +250,37 @@ def _measure(run: _Run, out: Path, kept: _Kept, *, begun: bool) -> dict[str, Any
         for result in (LATENCY, MEASUREMENTS):
             session.download(f"{folder}/{result}", out / result)
         session.remove(folder)  # before it is looked at: what is damaged is measured anew
-        measured.update(_sound(name, out))
+        measured.update(_sound(name, out, session.board))
         kept.close()
 
     keep_trying(name, run.boards[name], attempt, run.patience, begun=lambda: begun or bool(reached))
     return measured
 
 
-def _sound(name: str, out: Path) -> dict[str, Any]:
+def _sound(name: str, out: Path, board: Board) -> dict[str, Any]:
     """What a board measured, as it came.
 
     Raises:
-        BoardError: a file of it is damaged.
+        BoardError: a file of it is damaged, or no report can be made of it.
     """
     try:
         measured = read_json(out / MEASUREMENTS, "measurements")
-        _runs(out / LATENCY, measured)
+        runs = _runs(out / LATENCY, measured)
     except (InputError, RunnerError) as error:
-        raise _senseless(name, error.message) from error
+        raise senseless(name, error.message) from error
     if not isinstance(measured, dict) or not within(measured.get("peak_rss_mib"), MANY):
-        raise _senseless(name, "its memory is no number")
+        raise senseless(name, "its memory is no number")
+    try:
+        # Finite numbers, and text that files can hold, in all of it: it is kept, and reported.
+        json.dumps(measured, indent=1, ensure_ascii=False, allow_nan=False).encode()
+        measured_parts(board, measured, runs, {})
+    except (RecursionError, *UNSOUND) as error:
+        raise senseless(name, cause(error)) from error
     return measured
 
 
-def _senseless(name: str, why: str) -> BoardError:
+def senseless(name: str, why: str) -> BoardError:
+    """The error for measurements that cannot be."""
     return BoardError(
         f"what '{name}' measured makes no sense: {why}",
         f"check the board: edgecompress doctor --board {name}",

@@ -6,14 +6,15 @@ line here is the mean over seeds, with the standard deviation between them.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from edgecompress.errors import InputError
 from edgecompress.files import read_json, write_json
@@ -196,7 +197,7 @@ def read_rows(path: Path, about: Mapping[str, Any]) -> list[Row]:
         about: of the comparison that they are to be part of.
 
     Raises:
-        InputError: the file cannot be read, or is of another job.
+        InputError: the file cannot be read, is of another job, or has rows that make no table.
     """
     value = read_document(path)
     told = value["about"]
@@ -209,12 +210,43 @@ def read_rows(path: Path, about: Mapping[str, Any]) -> list[Row]:
                 f" {own[key]!r}",
                 "add what was made by the same job file and version",
             )
+    again = "make it again, or leave out --add"
     try:
+        json.dumps(value["rows"], allow_nan=False)  # as they are to be written
         rows = _ROWS.validate_python(value["rows"])
-    except (KeyError, ValidationError):
+    except (KeyError, ValueError, RecursionError):
         rows = []
-    if not rows or not all(math.isfinite(x) for row in rows for x in (row.macs, row.top1)):
-        raise InputError(f"{path}: its rows are damaged", "make it again, or leave out --add")
+    if not rows or not all(map(_can_be, rows)):
+        raise InputError(f"{path}: its rows are damaged", again)
+    if unknown := sorted({row.method for row in rows} - TITLES.keys()):
+        raise InputError(f"{path} has a method that is unknown here: '{unknown[0]}'", again)
+    bases = {row.seed for row in rows if row.method == "base"}
+    if lacking := sorted({row.seed for row in rows} - bases):
+        raise InputError(f"{path}: seed {lacking[0]} has no row of the base", again)
+    return rows
+
+
+def _can_be(row: Row) -> bool:
+    shares = 0 <= row.top1 <= 1 and 0 < row.budget <= 1
+    return shares and 0 < row.macs < _MOST and row.n > 0 and bool(row.networks)
+
+
+def read_all_rows(paths: Iterable[Path], about: Mapping[str, Any]) -> list[Row]:
+    """The rows of several such files together; see `read_rows`.
+
+    Raises:
+        InputError: a file is refused, or has what another one or itself has already.
+    """
+    found: dict[tuple[int, str, float], Path] = {}
+    rows = []
+    for path in paths:
+        for row in read_rows(path, about):
+            key = (row.seed, row.method, row.budget)
+            if first := found.get(key):
+                where = f"in {path} twice" if first == path else f"both in {first} and in {path}"
+                raise InputError(f"seed {row.seed} is {where}", "give each seed once with --add")
+            found[key] = path
+            rows.append(row)
     return rows
 
 

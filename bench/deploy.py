@@ -25,6 +25,7 @@ from ..rpc.session import Session
 from ..runner.archive import members
 from ..runner.errors import RunnerError
 from ..runner.manifest import MAX_MANIFEST, NAME, Manifest, manifest_from_bytes
+from .board_photos import need_disk, size_of
 
 PYTHON = "python3"
 CHECK_S = 300.0
@@ -55,20 +56,27 @@ class Deployment:
     sent: bool
 
 
-def deploy(session: Session, bundle: Path) -> Deployment:
+def deploy(session: Session, bundle: Path, spare: int = 0) -> Deployment:
     """Copy a bundle to a board unless it is there, and let the board check it.
+
+    Args:
+        spare: bytes that the board's disk must have beside it.
 
     Raises:
         InputError: the bundle is missing, truncated or altered.
         BoardError: it does not fit the board, or the board's disk is full.
     """
-    runner = f"runner/{upload_runner(session)}"
     sha256 = manifest_sha256(bundle)
     folder = f"{BUNDLES}/{sha256}"
-    if session.run(["test", "-d", folder], timeout=CHECK_S).returncode == 0:
-        there = _check(session, runner, folder)
-        if there.returncode == 0:
+    # Archive and files lie there together for a while.
+    to_copy = 2 * size_of(bundle) + spare
+    lies_there = session.run(["test", "-d", folder], timeout=CHECK_S).returncode == 0
+    need_disk(session, spare if lies_there else to_copy)
+    runner = f"runner/{upload_runner(session)}"
+    if lies_there:
+        if _check(session, runner, folder).returncode == 0:
             return Deployment(runner, folder, sha256, sent=False)
+        need_disk(session, to_copy)
     remote = f"{BUNDLES}/{sha256_file(bundle)[:16]}.tar"
     with events.task(f"copying {bundle.name} to {session.name}"):
         session.upload(bundle, remote)

@@ -64,12 +64,13 @@ class Agreement:
     Attributes:
         layers: kernel calls that have a prediction.
         ratio: measured against predicted: lowest quartile, median, highest quartile.
-        rank: Spearman's correlation of measured and predicted.
+        rank: Spearman's correlation of measured and predicted; None where one of them is the same
+            for all layers.
     """
 
     layers: int
     ratio: tuple[float, float, float]
-    rank: float
+    rank: float | None
 
 
 def agreement(rows: Sequence[LayerCost]) -> Agreement | None:
@@ -79,7 +80,10 @@ def agreement(rows: Sequence[LayerCost]) -> Agreement | None:
         return None
     ratios, predicted = np.array(pairs).T
     low, middle, high = (float(q) for q in np.quantile(ratios, [0.25, 0.5, 0.75]))
-    rank = float(np.corrcoef(_ranks(ratios * predicted), _ranks(predicted))[0, 1])
+    measured = ratios * predicted
+    rank = None
+    if np.ptp(measured) and np.ptp(predicted):
+        rank = float(np.corrcoef(_ranks(measured), _ranks(predicted))[0, 1])
     return Agreement(len(pairs), (low, middle, high), rank)
 
 

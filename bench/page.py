@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from edgecompress.files import write_text
+from edgecompress.files import write_bytes
 
 from . import charts, compression, conditions, text, threshold
 from .accuracy import match
@@ -74,7 +74,8 @@ def render_page(report: Report, examples: Sequence[Example] = ()) -> str:
 
 def write_page(report: Report, path: Path, examples: Sequence[Example] = ()) -> None:
     """Write the page."""
-    write_text(path, render_page(report, examples))
+    # A class's name may be one that UTF-8 does not have.
+    write_bytes(path, render_page(report, examples).encode(errors="backslashreplace"))
 
 
 def heaviest_layers(layers: Sequence[Layer]) -> list[Layer]:

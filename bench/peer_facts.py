@@ -21,7 +21,8 @@ def peers_facts(document: dict[str, Any] | None, missing: Missing) -> Peers | No
         missing["peers.networks.macs"] = "the network was not compared"
     missing["peers.networks.rows"] = (
         "an engine without numbers says why in its row; time is measured on this machine only,"
-        " instructions and cycles on virtual boards only"
+        " instructions and cycles on virtual boards only; outputs that are not finite, or zeros"
+        " alone, have no difference"
     )
     return facts
 

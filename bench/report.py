@@ -21,11 +21,10 @@ from . import sections
 from .accuracy import Labelled, agreement, match
 from .board_run import BoardRun
 from .deploy import read_manifest
-from .measurement import measurement_facts
 from .peer_facts import peers_facts
 from .photo_facts import photo_facts
 from .precision import precision_facts
-from .schema import AgreementFacts, BoardShare, Latency, Memory, Report, RunFacts
+from .schema import AgreementFacts, Report
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,9 @@ def build_report(material: Material) -> Report:
     manifest = read_manifest(material.bundle)
     try:
         return _report(material, manifest)
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except sections.UNSOUND as error:
         raise InputError(
-            f"the measurements do not make a report: {_cause(error)}",
+            f"the measurements do not make a report: {sections.cause(error)}",
             "run again: edgecompress bench",
         ) from error
 
@@ -91,15 +90,14 @@ def _report(material: Material, manifest: Manifest) -> Report:
         missing["agreement.max_logit_difference"] = "no photo was answered at the same stage"
     if material.compression is None:
         missing["compression"] = "the cascade folder has no compression.json"
-    identity = measured["identity"]
     curve = sections.trade_off_curve(manifest.cascade, answers, reference, missing)
-    software = {key: identity[key] for key in ("python", "numpy", "pillow", "jpeg")}
+    told = sections.measured_parts(material.board, measured, material.run.runs, missing)
     return Report(
         name=material.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         emulated=material.board.kind == "virtual",
-        board=sections.board_facts(material.board, measured, missing),
-        versions={**manifest.versions, **software},
+        board=told.board,
+        versions={**manifest.versions, **told.software},
         accuracy=sections.accuracy(
             material.photos.name,
             answers,
@@ -110,26 +108,14 @@ def _report(material: Material, manifest: Manifest) -> Report:
             if material.onnx is None
             else agreement(material.run.records, material.onnx),
         ),
-        latency_ms={
-            part: Latency(**values)
-            for part, values in measured["latency_ms"].items()
-            if values["n"] > 0
-        },
-        measurement=measurement_facts(measured, material.board.kind == "virtual", missing),
-        run=RunFacts(
-            boards=_shares(measured),
-            repeated=measured.get("photos_repeated"),
-            load_ms=measured["load_ms"],
-            wall_s=measured["wall_s"],
-            repeat=min(map(len, material.run.runs.values()), default=0),
-            **{key: measured["options"][key] for key in ("threads", "warmup")},
-            **{key: measured["cpus"][key] for key in ("cluster", "core", "cpus")},
-        ),
+        latency_ms=told.latency_ms,
+        measurement=told.measurement,
+        run=told.run,
         predictor=sections.predictor_facts(manifest.cascade, answers, missing),
         stages=sections.stage_facts(manifest.cascade, answers, missing),
         agreement=None if agreed is None else AgreementFacts(**asdict(agreed)),
         macs=sections.macs(manifest.cascade, answers, missing),
-        memory=Memory(peak_rss_mib=measured["peak_rss_mib"]),
+        memory=told.memory,
         bundle=sections.bundle_facts(material.bundle, manifest),
         tuning=sections.tuning(manifest, material.database, missing),
         layers=sections.layers(manifest, measured["operators"], missing),
@@ -146,14 +132,6 @@ def _report(material: Material, manifest: Manifest) -> Report:
         ),
         not_measured=missing,
     )
-
-
-def _shares(measured: Mapping[str, Any]) -> list[BoardShare] | None:
-    """Which boards answered photos; None where that was not kept."""
-    told = measured.get("boards")
-    if told is None:
-        return None
-    return [BoardShare(name=one["name"], photos=one["photos"]) for one in told]
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -177,14 +155,5 @@ def read_report(path: Path) -> Report:
         return Report.model_validate_json(json.dumps(value))
     except ValidationError as error:
         raise InputError(
-            f"{path}: {_cause(error)}", "make it again: edgecompress report"
+            f"{path}: {sections.cause(error)}", "make it again: edgecompress report"
         ) from error
-
-
-def _cause(error: Exception) -> str:
-    """What is wrong, on one line."""
-    if isinstance(error, ValidationError):
-        one = error.errors()[0]
-        where = ".".join(str(part) for part in one["loc"]) or error.title
-        return f"{where}: {one['msg']}"
-    return f"no {error}" if isinstance(error, KeyError) else str(error)

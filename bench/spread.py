@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from heapq import heappop, heappush
 from pathlib import Path
 
 from edgecompress import events
@@ -72,6 +73,9 @@ class Work:
         self._photos = photos
         self._journal = journal
         self._queue = deque(photo for photo in self.sizes if photo not in journal)
+        # Those that were larger than the room of a board, by size: each is looked at once, however
+        # often a board asks.
+        self._large: list[tuple[int, str]] = []
         self._boards = set(boards)
         self._taken: dict[str, set[str]] = {name: set() for name in boards}
         self._seen: dict[str, set[str]] = {name: set() for name in boards}
@@ -92,33 +96,56 @@ class Work:
         assert path is not None
         return path
 
-    def take(self, board: str, count: int, room: int | None) -> list[str] | None:
+    def take(
+        self, board: str, count: int, room: int | None, most: float = math.inf
+    ) -> list[str] | None:
         """Up to `count` photos of up to `room` bytes together, which are `board`'s now.
 
-        None where there is none to take; none of them where the first is larger than the room.
+        None where there is none to take; none of them where each is larger than the room. Those
+        that are wait until a board has room for them.
         Towards the end a board takes a part only of what is left, so that all end together.
+
+        Args:
+            most: bytes that they should have together; a single photo may have more.
         """
         with self._moved:
-            while self._queue and self._queue[0] in self._journal:
-                self._queue.popleft()
-            if not self._queue or self._stopped:
+            if self._stopped:
                 return None
             if len(self._boards) > 1:
-                count = min(count, math.ceil(len(self._queue) / (2 * len(self._boards))))
+                waiting = len(self._queue) + len(self._large)
+                count = min(count, math.ceil(waiting / (2 * len(self._boards))))
+            space = math.inf if room is None else room
             taken: list[str] = []
-            left = math.inf if room is None else room
-            while self._queue and len(taken) < count and self.sizes[self._queue[0]] <= left:
-                photo = self._queue.popleft()
-                if photo not in self._journal:
-                    left -= self.sizes[photo]
-                    taken.append(photo)
+            left = min(space, most)
+            while len(taken) < count and (photo := self._next(space)) is not None:
+                if taken and self.sizes[photo] > left:
+                    self._queue.appendleft(photo)
+                    break
+                left -= self.sizes[photo]
+                taken.append(photo)
             self._taken[board].update(taken)
-            return taken
+            return taken if taken or self._large else None
+
+    def _next(self, room: float) -> str | None:
+        """The next photo of up to `room` bytes, out of the queue; larger ones are put aside."""
+        while True:
+            if self._large and (self._large[0][0] <= room or self._large[0][1] in self._journal):
+                photo = heappop(self._large)[1]
+            elif self._queue:
+                photo = self._queue.popleft()
+            else:
+                return None
+            if photo in self._journal:
+                continue
+            if self.sizes[photo] <= room:
+                return photo
+            heappush(self._large, (self.sizes[photo], photo))
 
     def smallest(self) -> int:
         """Bytes of the smallest photo that nobody has taken."""
         with self._moved:
-            return min((self.sizes[photo] for photo in self._queue), default=0)
+            waiting = (*self._queue, *(photo for _, photo in self._large))
+            return min((self.sizes[one] for one in waiting if one not in self._journal), default=0)
 
     def give_back(self, board: str) -> None:
         """What `board` has taken and not answered is for anyone again."""

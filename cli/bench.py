@@ -151,9 +151,10 @@ def _layers(
 
 def _show_agreement(agreed: Agreement) -> None:
     low, middle, high = agreed.ratio
+    rank = "none" if agreed.rank is None else f"{agreed.rank:.2f}"
     show.say(
         f"measured against predicted cycles, {agreed.layers} layers: median {middle:.2f}, quartiles"
-        f" {low:.2f} to {high:.2f}, rank correlation {agreed.rank:.2f}"
+        f" {low:.2f} to {high:.2f}, rank correlation {rank}"
     )
 
 
@@ -252,7 +253,7 @@ def _cores(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _difference(row: Row) -> str:
-    return "" if row.difference is None else f"{row.difference:.1e}"
+    return "-" if row.difference is None else f"{row.difference:.1e}"
 
 
 def _times(row: Row, _: Comparison) -> list[str]:

@@ -124,7 +124,7 @@ def _compression(
     with open_workspace(out or default) as space:
         work = space.path("comparison")
         about = _about(wanted, config, table)
-        others = [row for path in add or () for row in compression.read_rows(path, about)]
+        others = compression.read_all_rows(add or (), about)
         rows = lead(
             compare, config, table, (photos[0], photos[1]), work, so_far=so_far, others=others
         )

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from edgecompress.errors import UsageError
+
 from ..targets import Board, load_boards
 from . import boards_watch, show
 from .verb import HandsOn, Json, example, verb
@@ -214,10 +216,29 @@ def _start(name: Virtual = VIRTUAL, copy: As = "", as_json: Json = False) -> Any
 
     if copy:
         require_free(copy)
+        _require_copy(name, copy)
     entry = virtual.start(name, copy)
     if copy:
         add(entry)
     return _state(name, copy, as_json)
+
+
+def _require_copy(name: str, copy: str) -> None:
+    """Refuse to replace a board of the user's that is no such virtual board.
+
+    Raises:
+        UsageError: the inventory has one of that name.
+    """
+    from ..rpc import virtual
+    from ..targets.inventory import entries, inventory_path
+
+    mine = entries() if inventory_path().exists() else ()
+    for entry in mine:
+        if entry.name == copy and not virtual.is_copy(entry, name):
+            raise UsageError(
+                f"'{copy}' is another board of yours, at {entry.host}",
+                f"choose another name for --as, or first: edgecompress boards remove {copy}",
+            )
 
 
 @app.command("stop", epilog=example("edgecompress boards stop virtual-pi4"))

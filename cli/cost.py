@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ..rpc import Session
 
 NETWORK = "network"
+_MOST_MS = 3.6e6
+"""An hour: no network takes as long for a photo."""
 _LATENCY = {"photos": 1, "runs": 30, "seconds": 1.0, "most_seconds": 30.0, "retries": 1}
 
 
@@ -182,17 +184,25 @@ def told(name: str, measurements: Mapping[str, Any]) -> Measured:
     """What a board's measurements say of the network.
 
     Raises:
-        BoardError: it was not timed; or the pass that counts was throttled: no network would be
-            told from another by its time.
+        BoardError: it was not timed, or what is told makes no sense; or the pass that counts was
+            throttled: no network would be told from another by its time.
     """
+    from ..bench.board_feed import within
+    from ..bench.board_run import senseless
     from ..runner.protocol import DISTURBED
 
-    times = measurements["latency_ms"].get(NETWORK)
-    if not times or not times["n"]:
-        raise BoardError(
-            f"'{name}' did not time the network", f"edgecompress doctor --board {name}"
-        )
-    doubts = {one["kind"]: one["text"] for one in measurements["latency"]["doubts"]}
+    try:
+        times = measurements["latency_ms"].get(NETWORK)
+        if not times or not times["n"]:
+            raise BoardError(
+                f"'{name}' did not time the network", f"edgecompress doctor --board {name}"
+            )
+        p50 = times["p50"]
+        doubts = {str(one["kind"]): str(one["text"]) for one in measurements["latency"]["doubts"]}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise senseless(name, f"its times are damaged: {error!r}") from error
+    if not (within(p50, _MOST_MS) and p50 > 0):
+        raise senseless(name, f"a photo takes {p50!r:.40} ms")
     if "throttled" in doubts:
         raise BoardError(
             f"'{name}' has no time for a network: {doubts['throttled']}",
@@ -200,7 +210,7 @@ def told(name: str, measurements: Mapping[str, Any]) -> Measured:
             " was measured is kept",
         )
     disturbed = [text for kind, text in doubts.items() if kind in DISTURBED]
-    return Measured(float(times["p50"]), "; ".join(disturbed))
+    return Measured(float(p50), "; ".join(disturbed))
 
 
 def _noise(folder: Path) -> Any:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from edgecompress import __version__
 from edgecompress.errors import EdgeCompressError, UsageError
 
-from ..targets.inventory import VARIABLE
+from ..targets.inventory import VARIABLE, named_inventory
 from . import bench, boards, data, doctor, export, jobs, keys, report, show
 
 INVENTORY = "--inventory"
@@ -80,7 +80,7 @@ def _top(
     """
     if inventory is not None:
         # For this process and those that it starts.
-        os.environ[VARIABLE] = str(inventory.expanduser().resolve())
+        os.environ[VARIABLE] = str(named_inventory(inventory))
 
 
 jobs.register(app)
@@ -108,12 +108,13 @@ def main() -> None:
 
 
 def _main() -> None:
-    """What the parser refuses is JSON too where that was asked for."""
-    if "--json" not in sys.argv:
-        app()
-        return
+    """What is refused before a verb begins is JSON too where that was asked for."""
+    as_json = "--json" in sys.argv
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=not as_json))
+    except EdgeCompressError as error:  # of an option that is in front of all verbs
+        show.failure(error, as_json)
+        sys.exit(error.exit_code)
     except typer.TyperException as error:
         refused = UsageError(error.format_message(), _help(error))
         show.failure(refused, as_json=True)

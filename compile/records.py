@@ -108,6 +108,7 @@ def append_records(path: Path, batch: Sequence[Record]) -> None:
 
     Raises:
         InputError: the file cannot be written, or is no file of records; what it held is as it was.
+        ValueError: a record is one that `read_records` would refuse, and the whole file with it.
     """
     lines = "".join(_to_line(record) for record in batch).encode()
     try:
@@ -132,8 +133,16 @@ def append_records(path: Path, batch: Sequence[Record]) -> None:
         ) from error
 
 
+def are_times(seconds: Sequence[Any]) -> bool:
+    """Whether a record can have them: finite numbers above zero."""
+    return all(isinstance(second, float) and 0 < second < float("inf") for second in seconds)
+
+
 def _to_line(record: Record) -> str:
-    return json.dumps({"format": FORMAT, **asdict(record)}, separators=(",", ":")) + "\n"
+    fields = asdict(record)
+    if unsound := _unsound({**fields, "seconds": list(record.seconds)}):
+        raise ValueError(f"no tuning record: {unsound}")
+    return json.dumps({"format": FORMAT, **fields}, separators=(",", ":")) + "\n"
 
 
 def _mend_tail(stream: RawIOBase) -> int:
@@ -179,18 +188,23 @@ def _from_line(path: Path, number: int, line: bytes) -> Record:
             f"{path}, line {number}: tuning records of another format",
             f"this version reads format {FORMAT}: name another file",
         )
+    if unsound := _unsound(value):
+        raise _damaged(path, number, unsound)
+    return Record(**{**value, "seconds": tuple(value["seconds"])})
+
+
+def _unsound(value: dict[str, Any]) -> str:
+    """What is wrong with a record's fields; "" where nothing is."""
     if value.keys() != _TYPES.keys():
-        odd = sorted(value.keys() ^ _TYPES.keys())
-        raise _damaged(path, number, f"missing or unknown: {', '.join(odd)}")
+        return f"missing or unknown: {', '.join(sorted(value.keys() ^ _TYPES.keys()))}"
     for name, types in _TYPES.items():
         if not isinstance(value[name], types):
-            raise _damaged(path, number, f"'{name}' is {value[name]!r:.40}")
-    seconds = tuple(value["seconds"])
-    if not all(isinstance(second, float) and 0 < second < float("inf") for second in seconds):
-        raise _damaged(path, number, f"'seconds' is {seconds!r:.40}")
+            return f"'{name}' is {value[name]!r:.40}"
+    if not are_times(value["seconds"]):
+        return f"'seconds' is {tuple(value['seconds'])!r:.40}"
     if value["measured"] not in get_args(Measured):
-        raise _damaged(path, number, f"'measured' is {value['measured']!r:.40}")
-    return Record(**{**value, "seconds": seconds})
+        return f"'measured' is {value['measured']!r:.40}"
+    return ""
 
 
 _TYPES: dict[str, type] = dict.fromkeys(Record.__dataclass_fields__, str) | {

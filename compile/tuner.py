@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgecompress import events
@@ -13,7 +14,7 @@ from .builder import Builder
 from .database import Database, target_key, workload_key
 from .farm import Estimates, Farm, Job
 from .measure import Argument, Outcome
-from .records import Measured, Record
+from .records import Measured, Record, are_times
 from .search import Candidate, MisfitError, Search
 from .tuning import Budget, TaskResult, TuningResult, TuningTask
 
@@ -199,6 +200,7 @@ class Tuner:
         return any(kernel.search.best_seconds is not None for kernel in self._kernels)
 
     def _done(self, trial: _Trial, outcome: Outcome) -> None:
+        outcome = _checked(outcome)
         # A failure may be the candidate's fault, or this machine's. As long as nothing works it is
         # held back: a record would keep the candidate from being tried again.
         if not (outcome.seconds or self._works):
@@ -271,6 +273,13 @@ class Tuner:
             each = (elapsed - self._first) / (self._measured - 1)
             left.append(each * (self._budget.trials - self._measured))
         return min(left, default=None)
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    """The outcome, as a failure where its times are none: they come from a board."""
+    if outcome.failure or (outcome.seconds and are_times(outcome.seconds)):
+        return outcome
+    return replace(outcome, seconds=(), failure=f"run: no sound time: {outcome.seconds!r:.60}")
 
 
 def _ms(seconds: float) -> str:

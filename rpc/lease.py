@@ -71,11 +71,13 @@ class LeaseTakenError(BoardError):
 class Lease:
     """A lease that is held."""
 
-    def __init__(self, name: str, running: Running) -> None:
-        self._name = name
+    def __init__(self, session: Session, running: Running) -> None:
+        self._session = session
         self._running = running
         # Who has taken it away; None while it is ours.
         self._lost_to: str | None = None
+        # Whether the board still answered when it was lost.
+        self._answered = False
         self._ended = threading.Event()
 
     def require(self) -> None:
@@ -83,18 +85,19 @@ class Lease:
 
         Raises:
             LeaseTakenError: it was taken away.
-            BoardError: it has ended with the connection.
+            BoardError: it has ended with the connection, or with its file or process there.
         """
         if self._lost_to is not None:
-            raise _gone(self._name, self._lost_to)
+            raise _gone(self._session.name, self._lost_to)
 
     def require_untaken(self) -> None:
-        """Return unless it was taken away: a connection that has ended says so itself.
+        """Return while nobody else can have the board: a connection that has ended says so itself.
 
         Raises:
-            LeaseTakenError: it was.
+            LeaseTakenError: it was taken away.
+            BoardError: its file or process there has gone, so that another may hold the board.
         """
-        if self._lost_to != _NOBODY:
+        if self._answered or self._lost_to != _NOBODY:
             self.require()
 
     def watch(self) -> None:
@@ -103,10 +106,19 @@ class Lease:
         while not self._ended.is_set():
             if self._running.poll(1.0, lambda line: said.append(_parsed(line))):
                 by = _holder(said[-1] if said else {}).owner
+                answered = not self._ended.is_set() and self._answers()
                 if not self._ended.is_set():
-                    self._lost_to = by
-                    events.warn(_gone(self._name, by).message)
+                    self._lost_to, self._answered = by, answered
+                    events.warn(_gone(self._session.name, by).message)
                 return
+
+    def _answers(self) -> bool:
+        """Whether the board does, over the connection that the lease hung on."""
+        try:
+            self._session.ping()
+        except BoardError:
+            return False
+        return True
 
     def end(self) -> None:
         """Let it go."""
@@ -118,7 +130,8 @@ class Lease:
 def lease(session: Session, purpose: str, *, wait: float = 0.0, token: str = "") -> Iterator[Lease]:
     """Hold the board of a session for as long as the block lasts.
 
-    When it is taken away, commands that the session runs in the block end with `LeaseTakenError`.
+    When it is taken away, commands that the session runs in the block end with `LeaseTakenError`;
+    when it is lost otherwise, and the board is still there, with `BoardError`.
 
     Args:
         purpose: what for, as others are told.
@@ -132,7 +145,7 @@ def lease(session: Session, purpose: str, *, wait: float = 0.0, token: str = "")
     argv = _command("take", lease_path(session), _ourselves(purpose, token), wait)
     with session.start(argv, timeout=_LONGEST_S) as running:
         _await(session.name, running, wait)
-        held = Lease(session.name, running)
+        held = Lease(session, running)
         threading.Thread(target=held.watch, name="lease", daemon=True).start()
         before, session.require = session.require, held.require_untaken
         try:
@@ -222,10 +235,12 @@ def _await(name: str, running: Running, wait: float) -> None:
 
 def _gone(name: str, by: str) -> BoardError:
     """The error for a lease that is ours no more."""
-    hint = "what was measured since then may be disturbed: measure again"
+    since = "what was measured since then may be disturbed"
     if by == _NOBODY:
-        return BoardError(f"the lease on '{name}' was lost", hint)
-    return LeaseTakenError(f"the lease on '{name}' was taken away by {by}", hint)
+        return BoardError(f"the lease on '{name}' is gone", f"give the same command again: {since}")
+    return LeaseTakenError(
+        f"the lease on '{name}' was taken away by {by}", f"{since}: measure again"
+    )
 
 
 def _refused(name: str) -> tuple[str, str]:

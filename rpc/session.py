@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -205,10 +206,12 @@ class Commands:
     def disk_full(self, path: str, needed: int, free: int | None) -> BoardError:
         """The error for a full disk; sizes in bytes."""
         have = "no space" if free is None else f"{free / 1e6:.1f} MB"
+        # Never `workdir` itself: it may be somebody's home.
+        remove = shlex.join(["rm", "-r", posixpath.join(self.workdir, "bundles")])
         return BoardError(
             f"the disk of '{self.name}' is full: {path} needs {needed / 1e6:.1f} MB,"
             f" {have} free below {self.workdir}",
-            f"remove old bundles on the board (`rm -r {self.workdir}`), or choose another workdir",
+            f"remove old bundles on the board (`{remove}`), or choose another workdir",
         )
 
     def __enter__(self) -> Self:

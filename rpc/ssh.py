@@ -136,8 +136,11 @@ class SshSession(Commands):
         """See `Session.ping`."""
         start = time.monotonic()
         transport = self._client.get_transport()
-        if transport is not None:  # each server refuses what it does not know
-            transport.global_request("ping@edgecompress", wait=True)
+        try:
+            if transport is not None:  # each server refuses what it does not know
+                transport.global_request("ping@edgecompress", wait=True)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from error
         if transport is None or not transport.is_active():
             raise self._lost(EOFError("it has ended"))
         return time.monotonic() - start

@@ -17,6 +17,7 @@ from edgecompress.errors import BoardError, EdgeCompressError
 
 from ..targets import BoardEntry
 from . import liveness
+from .known_hosts import KnownHosts, read_known_hosts
 from .ssh_config import CONNECT_S, Address, resolve
 
 
@@ -39,11 +40,16 @@ class _Client(paramiko.SSHClient):
 
 
 class _Pinned(paramiko.MissingHostKeyPolicy):
-    """Decides on keys that known_hosts does not hold: the pinned one, and no other, is good."""
+    """Decides on keys that known_hosts does not hold: the pinned one, and no other, is good.
+
+    Attributes:
+        revoked: keys that known_hosts says are good no more, as they are sent.
+    """
 
     def __init__(self, hop: Address, entry: BoardEntry) -> None:
         self.hop = hop
         self.entry = entry
+        self.revoked: frozenset[bytes] = frozenset()
 
     def missing_host_key(
         self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
@@ -51,13 +57,19 @@ class _Pinned(paramiko.MissingHostKeyPolicy):
         """Return for the pinned key, raise `BoardError` for others."""
         if self.hop.host_key == key.fingerprint:
             return
-        if self.hop.host_key:
-            raise _changed(self.hop, self.entry, key)
+        if self.hop.host_key or key.asbytes() in self.revoked:
+            raise self.changed(key)
         raise BoardError(
             f"the host key of '{self.hop.name}' is not known: {key.fingerprint}",
             f"compare it with `ssh-keygen -l -f /etc/ssh/ssh_host_{_short(key)}_key.pub` there;"
             f" if equal: {_trust(self.hop, self.entry, key)}",
         )
+
+    def changed(self, key: paramiko.PKey) -> BoardError:
+        """The error for a key that is another than the one that was known, or revoked."""
+        if key.asbytes() in self.revoked:
+            return _revoked(self.hop, key)
+        return _changed(self.hop, self.entry, key)
 
 
 def open_client(entry: BoardEntry, timeout: float | None = None) -> paramiko.SSHClient:
@@ -81,11 +93,13 @@ def _connect(hop: Address, entry: BoardEntry, below: _Client | None, timeout: fl
     """Log in to one host; `below` is closed where that fails."""
     client = _Client()
     client.below = below
+    policy = _Pinned(hop, entry)
     try:
-        client.set_missing_host_key_policy(_Pinned(hop, entry))
+        client.set_missing_host_key_policy(policy)
         if not hop.host_key:
-            for path in filter(os.path.exists, hop.known_hosts):
-                client.load_system_host_keys(path)
+            known = read_known_hosts(filter(os.path.exists, hop.known_hosts))
+            policy.revoked = known.revoked
+            _know(client.get_host_keys(), known)
         name, port = hop.known_as
         client.connect(
             name,
@@ -104,11 +118,22 @@ def _connect(hop: Address, entry: BoardEntry, below: _Client | None, timeout: fl
         client.close()
         if isinstance(error, EdgeCompressError) or not isinstance(error, Exception):
             raise
+        if isinstance(error, paramiko.BadHostKeyException):
+            raise policy.changed(error.key) from error
         _explain(error, entry, hop, timeout)
     transport = client.get_transport()
     assert transport is not None
     transport.set_keepalive(hop.keepalive_s)
     return client
+
+
+def _know(keys: paramiko.HostKeys, known: KnownHosts) -> None:
+    """Hand over what is known; of several keys of one sort for a name the first counts."""
+    seen: set[tuple[str, str]] = set()
+    for name, key in known.keys:
+        if (name, key.get_name()) not in seen:
+            seen.add((name, key.get_name()))
+            keys.add(name, key.get_name(), key)
 
 
 def _socket(hop: Address, client: _Client, timeout: float) -> Any:
@@ -164,8 +189,6 @@ def _held(files: list[str]) -> dict[str, paramiko.PKey]:
 def _explain(error: Exception, entry: BoardEntry, hop: Address, timeout: float) -> NoReturn:
     """Raise the `BoardError` that says what `error` means."""
     name = hop.name
-    if isinstance(error, paramiko.BadHostKeyException):
-        raise _changed(hop, entry, error.key) from error
     if isinstance(error, paramiko.PasswordRequiredException):
         raise BoardError(
             f"the private key for '{name}' is encrypted", "load it first: ssh-add KEYFILE"
@@ -218,6 +241,15 @@ def _changed(hop: Address, entry: BoardEntry, key: paramiko.PKey) -> BoardError:
         f"only if you know why: {_trust(hop, entry, key)}"
         if hop.host_key
         else f"only if you know why: ssh-keygen -R '{known}', then {_trust(hop, entry, key)}",
+    )
+
+
+def _revoked(hop: Address, key: paramiko.PKey) -> BoardError:
+    return BoardError(
+        f"the host key of '{hop.name}' is revoked by an @revoked line of known_hosts:"
+        f" {key.fingerprint}",
+        f"have a new one made there (sudo rm /etc/ssh/ssh_host_{_short(key)}_key; sudo ssh-keygen"
+        " -A), or take that line out if it is wrong",
     )
 
 

@@ -46,6 +46,7 @@ _TOOLS = {"mmdebstrap": "mmdebstrap", binfmt.QEMU: "qemu-user-static", "tar": "t
 
 _TRACEABLE = Path(__file__).with_name("traceable.py")
 _SCRIPT = Path(__file__).with_name("virtual_board.sh")
+_CLIENT_KEY = "keys/client"
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ def start(name: str, copy: str = "") -> BoardEntry:
             with events.task(f"starting {copy or name}"):
                 state = _launch(folder, copy or name, tree, state.port if state else 0)
         return replace(_entry(folder, name, state.port), name=copy or name)
+
+
+def is_copy(entry: BoardEntry, name: str) -> bool:
+    """Whether an entry of the inventory leads to the copy of that sort that is called as it is."""
+    return entry.identity_file == str(_folder(name, entry.name) / _CLIENT_KEY)
 
 
 def stop(name: str, copy: str = "") -> bool:
@@ -286,7 +292,7 @@ def _entry(folder: Path, name: str, port: int) -> BoardEntry:
         host="127.0.0.1",
         port=port,
         user=USER,
-        identity_file=str(folder / "keys/client"),
+        identity_file=str(folder / _CLIENT_KEY),
         host_key=host_key.fingerprint,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -154,12 +155,12 @@ def _latency_options(group: Any) -> None:
         ("runs", _count, 60, "at least so many runs"),
         ("seconds", _duration, 10.0, "and at least so long"),
         ("most-seconds", _duration, 120.0, "at most so long"),
-        ("cool-below-c", float, 65.0, "begin below this temperature, where it can be read"),
+        ("cool-below-c", _celsius, 65.0, "begin below this temperature, where it can be read"),
         ("cool-seconds", _duration, 120.0, "the longest wait for that"),
         ("retries", _count, 2, "further tries where something disturbs it"),
     ):
         told = f"{text} (default: {default:g})"
-        metavar = "N" if kind is _count else "C" if kind is float else "S"
+        metavar = "N" if kind is _count else "C" if kind is _celsius else "S"
         group.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=told)
 
 
@@ -182,6 +183,13 @@ def _count(text: str) -> int:
 def _duration(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e6:
+        raise ValueError(text)
+    return value
+
+
+def _celsius(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
         raise ValueError(text)
     return value
 

@@ -31,7 +31,8 @@ DISTURBED = ("throttled", "clock", "load")
 
 _TELL_S = 0.5
 _PAUSE_S = 5.0
-_STEADY = {"performance", "userspace", "powersave"}
+# Not "powersave": intel_pstate and amd-pstate move the clock under it, and which driver there is is
+# not known here. Where it does hold a low clock, times are doubted for that alone.
 _FIXED = {"performance", "userspace"}
 
 Timings = dict[str, float]
@@ -93,7 +94,7 @@ class Pass:
         runs: photo and milliseconds of each part, in order.
         throttled: flags of the time of the pass.
         clock_drop: how far the clock fell below the highest one seen, as a share; None where it
-            cannot be read or its governor moves it anyway.
+            cannot be read or its governor may move it.
         others: share of the cores used that other processes had.
     """
 
@@ -291,7 +292,7 @@ def _clock_drop(
     before: Iterable[Sample], meanwhile: Iterable[Sample], governors: Optional[Sequence[str]]
 ) -> Optional[float]:
     """How far a core's clock fell in a pass below the highest one seen so far, as a share."""
-    if set(governors or ()) - _STEADY:
+    if set(governors or ()) - _FIXED:
         return None
     seen = [one.mhz for one in before if one.mhz]
     low = [one.mhz for one in meanwhile if one.mhz]

@@ -86,15 +86,35 @@ class _Inventory(Strict):
 
 
 def inventory_path() -> Path:
-    """Where the inventory lies."""
+    """Where the inventory lies.
+
+    Raises:
+        UsageError: it is named, and that is no place.
+    """
     named = os.environ.get(VARIABLE)
-    return Path(named).expanduser() if named else config_dir() / "boards.toml"
+    return named_inventory(Path(named)) if named else config_dir() / "boards.toml"
+
+
+def named_inventory(path: Path) -> Path:
+    """A file that somebody named as the inventory, from the root on.
+
+    Raises:
+        UsageError: it is in the home of nobody, or behind links that lead round in circles.
+    """
+    try:
+        return path.expanduser().resolve()
+    except RuntimeError as error:
+        raise UsageError(
+            f"there can be no inventory at {path}: {error}",
+            "give its path from the root on: --inventory /PATH/TO/boards.toml",
+        ) from None
 
 
 def entries() -> tuple[BoardEntry, ...]:
     """All boards of the inventory, sorted by name.
 
     Raises:
+        UsageError: it is named, and that is no place.
         InputError: the file is damaged (the message names the key), or is named and not there.
     """
     path = inventory_path()

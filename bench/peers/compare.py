@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import statistics
@@ -55,7 +56,8 @@ class Row:
         ratio: that against ONNX Runtime's of the same rounds: median, lowest and highest quartile.
         instructions: executed by one run; None where time was measured.
         cycles: estimated, by core: the board's own first.
-        difference: of its output from ONNX Runtime's, as a share of the largest output.
+        difference: of its output from ONNX Runtime's, as a share of the largest output; None where
+            one of them is not finite, or ONNX Runtime's is zeros alone.
         reason: why there are no numbers; empty where there are.
     """
 
@@ -202,13 +204,21 @@ def _differences(rows: list[Row], outputs: dict[str, np.ndarray]) -> list[Row]:
     wanted = outputs.get(REFERENCE)
     if wanted is None:
         return rows
-    largest = float(np.abs(wanted).max())
     return [
-        replace(row, difference=float(np.abs(outputs[row.engine] - wanted).max()) / largest)
-        if row.engine in outputs and outputs[row.engine].shape == wanted.shape
+        replace(row, difference=_difference(outputs[row.engine], wanted))
+        if row.engine in outputs
         else row
         for row in rows
     ]
+
+
+def _difference(output: np.ndarray, wanted: np.ndarray) -> float | None:
+    """How far an output is from the one that is wanted; see `Row.difference`."""
+    if output.shape != wanted.shape or not wanted.any():
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):  # float16 overflows where float32 does not
+        share = float(np.abs(output - wanted).max() / np.abs(wanted).max())
+    return share if math.isfinite(share) else None
 
 
 # Wall time, on this machine

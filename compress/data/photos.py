@@ -170,8 +170,13 @@ def image_folder(root: Path) -> PhotoSet:
         raise InputError(
             f"only one class in {root}: {folders[0].name}", "a classifier needs two or more folders"
         )
-    labels = tuple(IMAGENETTE_NAMES.get(folder.name, folder.name) for folder in folders)
+    labels = tuple(IMAGENETTE_NAMES.get(folder.name, _label(folder.name)) for folder in folders)
     return PhotoSet(root.name, tuple(paths), tuple(targets), labels)
+
+
+def _label(name: str) -> str:
+    """A folder's name as a class's, which reports hold too: bytes that are no UTF-8 are escaped."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _photos_below(folder: Path) -> list[Path]:

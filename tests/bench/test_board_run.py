@@ -262,20 +262,34 @@ def test_a_runner_that_never_gets_far_is_given_up(
 
 
 @pytest.mark.usefixtures("session", "impatient")
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("latency.jsonl", '"total":', '"total":NaN,"new":'),
+        ("measurements.json", '"wall_s":', '"new": [NaN], "wall_s":'),
+        ("measurements.json", '"identity":', '"person":'),
+    ],
+)
 def test_latency_that_makes_no_sense_is_measured_again(
     tiny: Any,
     photos: PhotoSet,
     tmp_path: Path,
     told: list[Event],
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    file: str,
+    old: str,
+    new: str,
 ) -> None:
     """No answer is lost over it, however often it comes."""
     download, damage = LocalSession.download, [True]
 
     def damaged(session: LocalSession, remote: str, local: Path) -> None:
         download(session, remote, local)
-        if remote.endswith("latency.jsonl") and damage[-1]:
-            local.write_text('{"pass":1,"photo":"x","timings_ms":{"total":NaN}}\n')
+        if remote.endswith(file) and damage[-1]:
+            content = local.read_text()
+            assert old in content
+            local.write_text(content.replace(old, new))
 
     monkeypatch.setattr(LocalSession, "download", damaged)
     out = tmp_path / "out"
@@ -292,6 +306,40 @@ def test_latency_that_makes_no_sense_is_measured_again(
         run = run_on_host(tiny.bundle, photos, out)
     assert run.measurements["photos_resumed"] == 10 and run.runs
     assert begun(told).count("measuring latency on host") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"new": {"deep": [1.0, float("inf")]}}, "not JSON compliant"),
+        ({"load_ms": float("nan")}, "not JSON compliant"),
+        ({"new": "\ud800"}, "surrogates not allowed"),
+        ({"load_ms": "fast"}, "load_ms"),
+        ({"peak_rss_mib": -1}, "its memory is no number"),
+        ({"identity": {}}, "no 'python'"),
+        ({"telemetry": {"before": None}}, "NoneType"),
+        ({"cpus": None}, "NoneType"),
+        ({"latency_ms": []}, "list"),
+        ({"latency_ms": {"total": {"n": 1, "p50": "fast"}}}, "p50"),
+        ({"latency": {"reason": None, "passes": 7}}, "int"),
+        ({"latency": 7}, "int"),
+        ({"operators": {"value": {"small": [{"name": "conv"}]}, "reason": None}}, "no 'p50'"),
+        ({"operators": {"value": {"small": 7}, "reason": None}}, "int"),
+    ],
+)
+def test_measurements_of_which_no_report_can_be_made_are_refused(
+    board_run: BoardRun, tmp_path: Path, changes: dict[str, Any], cause: str
+) -> None:
+    """All that is used, and what is not used is kept as JSON nevertheless."""
+    (tmp_path / "latency.jsonl").touch()
+    host, file = load_board("host"), tmp_path / "measurements.json"
+    file.write_text(json.dumps(board_run.measurements))
+    assert board_run_module._sound("pi", tmp_path, host) == board_run.measurements
+    file.write_text(json.dumps({**board_run.measurements, **changes}))
+    with pytest.raises(BoardError, match="what 'pi' measured makes no sense") as refused:
+        board_run_module._sound("pi", tmp_path, host)
+    assert cause in refused.value.message
+    assert refused.value.hint == "check the board: edgecompress doctor --board pi"
 
 
 def test_results_that_are_not_there(tiny: Any, board_run: BoardRun, tmp_path: Path) -> None:

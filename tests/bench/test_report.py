@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgecompress.bench.accuracy import match
 from edgecompress.bench.board_run import BoardRun
-from edgecompress.bench.page import render_page
+from edgecompress.bench.deploy import read_manifest
+from edgecompress.bench.examples import choose
+from edgecompress.bench.page import render_page, write_page
 from edgecompress.bench.report import Material, build_report, read_report, write_report
-from edgecompress.bench.report_markdown import report_markdown
+from edgecompress.bench.report_markdown import report_markdown, write_markdown
 from edgecompress.bench.schema import Report
 from edgecompress.errors import InputError
 from edgecompress.files import sha256_file
+from edgecompress.runner.records import Record, photo_id
 
 
 def test_what_the_board_answered(report: Report) -> None:
@@ -31,6 +36,31 @@ def test_what_the_board_answered(report: Report) -> None:
     assert all(stage.hits for stage in report.stages), "the photos end at both stages"
     assert report.predictor is not None
     assert sum(report.predictor.size_shares or []) == pytest.approx(1)
+
+
+def test_names_and_errors_that_are_no_utf8(material: Material, tiny: Any, tmp_path: Path) -> None:
+    *sound, corrupt, _ = material.photos.paths
+    odd, gone, words = (tmp_path / os.fsdecode(name) for name in (b"\xe9.jpg", b"\xfc.jpg", b"w"))
+    odd.write_bytes(corrupt.read_bytes())
+    words.write_text("no photo at all")
+    error = Record(photo_id(words), None, "a board says \udce9\n", "what \ud800")
+    photos = dataclasses.replace(
+        material.photos, paths=(*sound, odd, gone, words), targets=(*material.photos.targets, 0)
+    )
+    run = dataclasses.replace(material.run, records={**material.run.records, error.photo: error})
+    report = build_report(dataclasses.replace(material, photos=photos, run=run))
+    told = [one for one in report.failures if one.where == "board"]
+    assert [one.subject for one in told] == [r"\udce9.jpg", r"\udcfc.jpg", "w"]
+    assert (told[2].kind, told[2].error) == (r"what \ud800", r"a board says \udce9\n")
+    write_report(report, tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == report
+    write_markdown(report, tmp_path / "report.md")
+    cascade = read_manifest(tiny.bundle).cascade
+    examples = choose(match(photos, run.records), len(cascade.stages), ["\udce9"] * 10)
+    assert examples
+    write_page(report, tmp_path / "report.html", examples)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert r"\udce9.jpg" in page and r"a board says \udce9\n" in page
 
 
 def test_beside_it_what_the_host_says(report: Report) -> None:

@@ -10,12 +10,13 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgecompress import events
-from edgecompress.bench import board_feed, board_photos, spread
+from edgecompress.bench import board_feed, board_photos, board_run, spread
 from edgecompress.bench.answers import Journal, RecordFile
 from edgecompress.bench.board_feed import fits, within
 from edgecompress.bench.board_photos import identify
@@ -41,7 +42,7 @@ from edgecompress.errors import BoardError
 from edgecompress.files import sha256_json
 from edgecompress.rpc import virtual
 from edgecompress.rpc.deadline import Deadline
-from edgecompress.rpc.lease import LeaseTakenError
+from edgecompress.rpc.lease import VARIABLE, LeaseTakenError, lease
 from edgecompress.rpc.local import LocalSession
 from edgecompress.rpc.ssh import SshSession
 from edgecompress.runner.cascade import Outcome
@@ -188,28 +189,135 @@ def test_photos_pass_through_a_board_that_keeps_none(
     assert not [path for name in ("photos", "runs") for path in (shelf.root / "a" / name).iterdir()]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own needs root")
-def test_a_little_disk(tiny: Any, shelf: Shelf, tmp_path: Path) -> None:
-    """60 MB of photos through a disk on which about 10 MB are left."""
-    large = tmp_path / "large"
-    large.mkdir()
-    (shelf.root / "a").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=44m", "tmpfs", str(shelf.root / "a")]
+@contextlib.contextmanager
+def little_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A folder on a disk of so many bytes."""
+    if os.geteuid() != 0:
+        pytest.skip("a disk of its own needs root")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")
     try:
-        for number in range(30):
-            Image.new("RGB", (40, 40), (number, 9, 9)).save(large / f"{number}.jpg")
-            with (large / f"{number}.jpg").open("ab") as stream:
-                stream.write(os.urandom(2_000_000))  # behind the picture
-        paths = tuple(sorted(large.iterdir()))
-        assert sum(path.stat().st_size for path in paths) > 60_000_000
-        photos = PhotoSet("large", paths, (0,) * len(paths), ("a",))
-        run = run_on_boards(shelf.boards("a"), tiny.bundle, photos, tmp_path / "out", OPTIONS)
-        assert run.measurements["photos"] == 30
-        assert run.measurements["boards"][0]["starts"] == 1, "it was never full"
+        yield folder
     finally:
-        subprocess.run(["umount", str(shelf.root / "a")], check=True)
+        # What a board has just killed may take a moment to end.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def large_photos(folder: Path, sizes: Sequence[int]) -> PhotoSet:
+    """Little pictures in files of so many bytes and a few more, in that order."""
+    folder.mkdir()
+    for number, size in enumerate(sizes):
+        path = folder / f"{number:02}.jpg"
+        Image.new("RGB", (40, 40), (number, 9, 9)).save(path)
+        with path.open("ab") as stream:
+            stream.write(os.urandom(size))  # behind the picture
+    paths = tuple(sorted(folder.iterdir()))
+    return PhotoSet("large", paths, (0,) * len(paths), ("a",))
+
+
+def test_a_little_disk(tiny: Any, shelf: Shelf, tmp_path: Path) -> None:
+    """60 MB of photos through a disk on which about 10 MB are left."""
+    photos = large_photos(tmp_path / "large", [2_000_000] * 30)
+    with little_disk(shelf.root / "a", 44 << 20):
+        run = run_on_boards(shelf.boards("a"), tiny.bundle, photos, tmp_path / "out", OPTIONS)
+    assert run.measurements["photos"] == 30
+    assert run.measurements["boards"][0]["starts"] == 1, "it was never full"
+
+
+def test_a_bundle_that_lies_there_needs_no_room_again(
+    tiny: Any, shelf: Shelf, tmp_path: Path
+) -> None:
+    """A disk that took a run takes the next one, though photos that stay have made it fuller."""
+    photos = large_photos(tmp_path / "large", [2_000_000] * 4)
+    need = 2 * tiny.bundle.stat().st_size + board_run._RECORDS_BYTES
+    with little_disk(shelf.root / "a", 40_000_000) as folder:
+        for out in (tmp_path / "1", tmp_path / "2"):
+            run = run_on_boards(shelf.boards("a"), tiny.bundle, photos, out, OPTIONS)
+            assert run.measurements["photos"] == 4
+            assert shutil.disk_usage(folder).free < need
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_disk_that_is_too_small_for_the_bundle(
+    tiny: Any, photos: PhotoSet, shelf: Shelf, tmp_path: Path, damaged: bool
+) -> None:
+    """Nothing is sent there; of one that is damaged there, only the runner that says so."""
+    size = tiny.bundle.stat().st_size
+    need = f"{(2 * size + board_run._RECORDS_BYTES) / 1e6:.1f} MB needed"
+    with little_disk(shelf.root / "a", 2 * size) as folder:
+        if damaged:
+            (folder / "bundles" / manifest_sha256(tiny.bundle)).mkdir(parents=True)
+        with pytest.raises(BoardError, match="is full") as refused:
+            run_on_boards(shelf.boards("a"), tiny.bundle, photos, tmp_path / "out", OPTIONS)
+        assert need in refused.value.message
+        assert f"rm -r {folder}/bundles" in refused.value.hint
+        sent = [path.parent.name for path in folder.rglob("*") if path.is_file()]
+        assert sent == (["runner"] if damaged else [])
+
+
+def test_a_photo_that_is_too_large_for_the_disk(tiny: Any, shelf: Shelf, tmp_path: Path) -> None:
+    """It stands in front, and holds up no other; what is missing is what it needs."""
+    photos = large_photos(tmp_path / "large", [18_000_000, *[50_000] * 40, 19_000_000])
+    out = tmp_path / "out"
+    with (
+        little_disk(shelf.root / "a", 45_000_000),
+        pytest.raises(BoardError, match=r"44\.0 MB needed for a photo of 18\.0 MB, .* free"),
+    ):
+        run_on_boards(shelf.boards("a"), tiny.bundle, photos, out, OPTIONS)
+    assert len((out / "answers.jsonl").read_text().splitlines()) == 40
+    with little_disk(shelf.root / "b", 90_000_000):
+        run = run_on_boards(shelf.boards("b"), tiny.bundle, photos, out, OPTIONS)
+    assert (run.measurements["photos"], run.measurements["photos_resumed"]) == (42, 40)
+    assert list(run.records) == list(identify(photos.paths))
+
+
+def sized(tmp_path: Path, sizes: Sequence[int]) -> Work:
+    """Work on photos of such sizes, which are called by their numbers."""
+    files = {size: tmp_path / f"{size} bytes" for size in sizes}
+    for size, path in files.items():
+        path.write_bytes(bytes(size))
+    photos = {str(number): files[size] for number, size in enumerate(sizes)}
+    task = events.Task("classifying", len(sizes))
+    return Work("key", photos, Journal(tmp_path / "out", "key"), "ab", task)
+
+
+def test_photos_that_are_too_large_are_passed_over(tmp_path: Path) -> None:
+    work = sized(tmp_path, [9, 2, 3, 8, 4, 1, 7, 2])
+    work.leave("b")
+    assert work.take("a", 2, 5) == ["1", "2"]
+    assert work.take("a", 9, 5) == ["4", "5"], "the last one would be too much"
+    assert work.take("a", 9, 8, 7) == ["6"], "those that waited come first, the smallest in front"
+    assert work.take("a", 9, 8, 7) == ["3"], "a photo of its own may be larger than a list"
+    work.give_back("a")
+    work.add("a", [answer("1"), answer("2"), answer("4"), answer("5")])
+    assert work.take("a", 9, 5) == ["7"]
+    assert (work.take("a", 9, 5), work.smallest()) == ([], 7)
+    work.add("a", [answer("6")])
+    assert (work.take("a", 9, 5), work.smallest()) == ([], 8)
+    assert work.take("a", 9, None) == ["3", "0"]
+    assert work.take("a", 9, None) is None
+
+
+def test_many_photos_that_are_too_large_are_looked_at_once(tmp_path: Path) -> None:
+    """A board that has no room for them asks thousands of times."""
+    work = sized(tmp_path, [9] * 50_000 + [1] * 50_000)
+    work.leave("b")
+    looks = 0
+
+    class Counting(dict[str, int]):
+        def __getitem__(self, photo: str) -> int:
+            nonlocal looks
+            looks += 1
+            return super().__getitem__(photo)
+
+    work.sizes = Counting(work.sizes)
+    taken: list[str] = []
+    while more := work.take("a", 8, 8):
+        taken += more
+    assert taken == [str(number) for number in range(50_000, 100_000)]
+    assert looks < 500_000
 
 
 PROGRAM = """
@@ -395,6 +503,40 @@ def test_a_damaged_answer_that_was_left_is_asked_again(
     left.write_text(json.dumps({**record, "confidences": [float("nan")]}) + "\n")
     run = run_on_boards(shelf.boards("a"), tiny.bundle, photos, tmp_path / "out", OPTIONS)
     assert run.measurements["photos"] == len(photo_files)
+
+
+def test_a_lease_that_is_gone_is_taken_again(
+    tiny: Any,
+    photo_files: tuple[Path, ...],
+    shelf: Shelf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its file was removed: what is measured from then on might be disturbed."""
+    file, warnings = tmp_path / "lease.json", list[str]()
+    monkeypatch.setenv(VARIABLE, str(file))
+    taken: list[LocalSession] = []
+
+    @contextlib.contextmanager
+    def opener() -> Iterator[LocalSession]:
+        with shelf.open("a") as session, lease(session, "bench") as held:
+            taken.append(session)
+            yield session
+            held.require()
+
+    def hear(event: events.Event) -> None:
+        if event.kind == "warning":
+            warnings.append(event.text)
+        if event.task.startswith("measuring") and len(taken) == 1:
+            file.unlink(missing_ok=True)
+
+    photos = PhotoSet("few", photo_files, (0,) * len(photo_files), ("a", "b"))
+    latency = LatencyTable(photos=1, runs=1, seconds=5, retries=0, cool_seconds=0)
+    options = BenchTable(threads=1, warmup=0, latency=latency)
+    with events.listening(hear):
+        run = run_on_boards({"a": opener}, tiny.bundle, photos, tmp_path / "out", options)
+    assert any("the lease on 'a' is gone; trying 'a' again" in text for text in warnings)
+    assert len(taken) == 2 and run.runs
 
 
 def test_a_link_that_is_lost_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

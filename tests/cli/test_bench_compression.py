@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.bench.compression import document, markdown, read_rows
+from edgecompress.bench.compression import document, markdown, read_all_rows
 from edgecompress.cli.bench_compression import _about, told_base
 from edgecompress.cli.job import comparison_table, compress_config, load_job
 from edgecompress.compress.config import BaseTable
@@ -20,7 +20,7 @@ def test_kept_seeds_are_of_the_job_beside_them_and_make_the_documented_table(pat
     job = load_job(path.with_name(path.name.replace(".comparison.json", ".toml")))
     table = comparison_table(job)
     about = _about(job, compress_config(job).resolved(quick=False), table)
-    rows = read_rows(path, about)
+    rows = read_all_rows([path], about)
     told = document(rows, table.headline, about | {"text": "", "n": rows[0].n})
     assert markdown(told) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 

@@ -77,6 +77,36 @@ def test_a_throttled_time_is_none() -> None:
     assert told("pi", _measurements("clock", "load", "governor")).doubt == "clock of it; load of it"
 
 
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        *(
+            ({"latency_ms": {NETWORK: {"n": 30, "p50": p50}}}, "a photo takes")
+            for p50 in (0, -7.0, float("nan"), float("inf"), 1e9, 10**400, "7", None, [7.0])
+        ),
+        ({"latency_ms": {NETWORK: {"n": 30}}}, "p50"),
+        ({"latency_ms": {NETWORK: {"p50": 7.0}}}, "'n'"),
+        ({"latency_ms": {NETWORK: [7.0]}}, "list"),
+        ({"latency_ms": 7.0}, "float"),
+        ({"latency": None}, "NoneType"),
+        ({"latency": {}}, "doubts"),
+        ({"latency": {"doubts": [{"kind": "load"}]}}, "text"),
+        ({"latency": {"doubts": 7}}, "int"),
+    ],
+)
+def test_a_time_that_cannot_be_is_none(change: dict[str, Any], cause: str) -> None:
+    with pytest.raises(BoardError, match="what 'pi' measured makes no sense") as caught:
+        told("pi", _measurements("load") | change)
+    assert cause in caught.value.message
+    assert caught.value.hint == "check the board: edgecompress doctor --board pi"
+
+
+def test_a_network_that_was_not_timed_has_no_time() -> None:
+    for times in ({}, {NETWORK: {"n": 0, "p50": None}}):
+        with pytest.raises(BoardError, match="'pi' did not time the network"):
+            told("pi", _measurements() | {"latency_ms": times})
+
+
 def test_a_disturbed_time_holds_for_one_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
     times = iter([Measured(9.0, "others had half of it"), Measured(7.0)])

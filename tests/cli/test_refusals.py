@@ -294,3 +294,15 @@ def test_an_inventory_is_named_anywhere(tmp_path: Path) -> None:
         listed = _edgecompress(*argv, "--json")
         assert [one["name"] for one in json.loads(listed.stdout)["yours"]] == ["shelf"]
     assert json.loads(_edgecompress("boards", "--json").stdout)["yours"] == []
+
+
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_an_inventory_in_the_home_of_nobody(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = "~nobody-of-that-name/lab.toml"
+    argv = ["boards", "list", "--inventory", named]
+    if way == "variable":
+        monkeypatch.setenv("EDGECOMPRESS_INVENTORY", named)
+        argv = argv[:2]
+    said = refused_twice(*argv, code=2)
+    assert named in said and "home" in said
+    assert "--inventory /" in said

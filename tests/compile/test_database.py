@@ -132,6 +132,24 @@ def test_damaged_and_foreign_files_are_refused_and_left_alone(
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"seconds": (1e-3, second)} for second in (0.0, -1.0, float("nan"), float("inf"), 1)),
+        {"measured": "guessed"},
+        {"trace": "no trace"},
+        {"failure": None},
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(path: Path, changes: dict[str, Any]) -> None:
+    append_records(path, [record(1)])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"no tuning record: '{next(iter(changes))}'"):
+        append_records(path, [record(2), record(3, **changes)])
+    assert path.read_bytes() == before
+    assert len(read_records(path)) == 1
+
+
 @pytest.mark.parametrize("content", [b"one\ntwo", b"no end", b"\0\0", b'{"kind": 1}\nx'])
 def test_nothing_is_cut_off_what_is_no_file_of_records(path: Path, content: bytes) -> None:
     path.write_bytes(content)

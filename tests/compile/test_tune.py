@@ -26,7 +26,7 @@ from edgecompress.compile.builder import Builder
 from edgecompress.compile.database import open_database
 from edgecompress.compile.known import known_kernel
 from edgecompress.compile.link import zig_binary
-from edgecompress.compile.measure import Meter, Timing
+from edgecompress.compile.measure import Meter, Outcome, Timing
 from edgecompress.compile.records import read_records
 from edgecompress.compile.search import MisfitError, Search, schedule_with
 from edgecompress.compile.tune import tune_tasks
@@ -415,6 +415,35 @@ def test_a_server_that_never_answers_is_a_board_error(monkeypatch: pytest.Monkey
 
 
 # The whole
+
+
+def test_times_that_are_none_are_failures_and_the_records_stay_readable(
+    servers: Servers, host: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Meter.measure
+    # After the two untuned kernels, all of which may not fail.
+    lies = [(1e-3, 0.0), (1e-3, -1e-3), (float("nan"),), (float("inf"),), ()]
+    to_come = [None, None, *lies]
+
+    def lying(meter: Meter, *given: Any) -> Outcome:
+        outcome = honest(meter, *given)
+        lie = to_come.pop(0) if to_come else None
+        return outcome if lie is None else replace(outcome, seconds=lie)
+
+    monkeypatch.setattr(Meter, "measure", lying)
+    database = tmp_path / "tuning.jsonl"
+    wanted = Budget(trials=8)
+    tasks = [task(), task(32)]
+    result = tune_tasks(tasks, host, servers.open, database=database, budget=wanted, timing=QUICK)
+    assert (result.records, result.failures) == (8, 5)
+    records = read_records(database)
+    assert [bool(record.seconds) for record in records] == [True] * 2 + [False] * 5 + [True]
+    told = [f"run: no sound time: {lie}" for lie in lies]
+    assert [record.failure for record in records[2:7]] == told
+    again = tune_tasks(
+        tasks, host, servers.open, database=database, budget=Budget(trials=2), timing=QUICK
+    )
+    assert (again.records, again.failures) == (2, 0)
 
 
 def test_tuning_writes_records_that_the_next_compile_finds(

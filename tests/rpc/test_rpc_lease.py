@@ -226,6 +226,60 @@ def test_a_file_that_is_removed_meanwhile(sessions: tuple[Session, Session], fil
             wait_until(lambda: lost(held), 10)
 
 
+def holder(file: Path) -> psutil.Process:
+    """The process that holds a lease on this machine."""
+    found = [
+        one
+        for one in psutil.Process().children(recursive=True)
+        if one.name().startswith("python") and str(file) in one.cmdline()
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("how", ["file", "process"])
+def test_what_runs_under_a_lease_that_is_gone_ends_too(
+    sessions: tuple[Session, Session], file: Path, how: str
+) -> None:
+    """Nobody has taken it, and the board is there: another one may hold it now."""
+    one, two = sessions
+    began = time.monotonic()
+    with lease(one, "bench") as held:
+        if how == "file":
+            file.unlink()
+        else:
+            holder(file).kill()
+        with pytest.raises(BoardError, match="the lease on 'host' is gone") as ended:
+            one.run(["sleep", "60"], timeout=60)
+        assert type(ended.value) is BoardError, "nobody is disturbed by another try"
+        assert "give the same command again" in ended.value.hint
+        assert lost(held)
+        with lease(two, "bench"):
+            pass
+    assert time.monotonic() - began < 20
+    with lease(one, "bench"):
+        assert one.run(["true"], timeout=60).returncode == 0
+
+
+@pytest.mark.board
+def test_a_lease_that_ends_with_the_connection_says_nothing(virtual_board: SshSession) -> None:
+    """What waits for the board says that it was lost."""
+    with SshSession(virtual_board.entry) as session, lease(session, "bench") as held:
+        session.close()
+        wait_until(lambda: lost(held), 10)
+        held.require_untaken()
+        with pytest.raises(BoardError, match="connection to 'virtual-pi4' was lost"):
+            session.run(["true"], timeout=60)
+
+
+@pytest.mark.board
+def test_a_lease_that_is_gone_on_the_board(virtual_board: SshSession) -> None:
+    with SshSession(virtual_board.entry) as session, lease(session, "bench"):
+        virtual_board.run(["rm", leases.LEASE_FILE], timeout=60).check("rm")
+        with pytest.raises(BoardError, match="the lease on 'virtual-pi4' is gone"):
+            session.run(["sleep", "60"], timeout=60)
+
+
 @pytest.mark.board
 def test_two_sessions_on_the_board(virtual_board: SshSession) -> None:
     assert lease_path(virtual_board) == leases.LEASE_FILE

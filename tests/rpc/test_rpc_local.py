@@ -232,6 +232,13 @@ def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         connect("rpi2b")
 
 
+def test_a_full_disk_is_no_reason_to_remove_a_home(tmp_path: Path) -> None:
+    """The working folder may be one, and be called as it likes."""
+    with LocalSession(load_board("host"), tmp_path / "my home") as session:
+        hint = session.disk_full("file", 2_000_000, 1_000_000).hint
+    assert f"`rm -r '{tmp_path}/my home/bundles'`" in hint
+
+
 def test_host_tells_about_itself(session: Session) -> None:
     facts = probe(session)
     assert facts.arch == load_board("host").arch

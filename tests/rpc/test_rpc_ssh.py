@@ -22,6 +22,7 @@ from edgecompress.errors import BoardError
 from edgecompress.files import sha256_file
 from edgecompress.rpc import connect, probe, virtual
 from edgecompress.rpc.deadline import Deadline
+from edgecompress.rpc.known_hosts import read_known_hosts
 from edgecompress.rpc.ssh import ASK_FIRST, SshSession
 from edgecompress.rpc.ssh_connect import resolve
 from edgecompress.rpc.tunnel import tunnel
@@ -125,6 +126,80 @@ def test_known_hosts_decides_where_nothing_is_pinned(virtual_board: SshSession, 
         assert session.run(["true"], timeout=20).returncode == 0
 
 
+def odd_lines(home: Path, where: str, public: str) -> list[bytes]:
+    """Lines of known_hosts that say nothing that we could follow, about a host and its own key."""
+    kind, key = public.split()[:2]
+    lines = [
+        f"@cert-authority {where} {new_key(home / 'authority')}",
+        f"@revoked {where} {new_key(home / 'old')}",
+        f"@revoked {where} {kind} {key[:-3]}",
+        f"@other {where} {kind} {key}",
+        f"{where} {kind} {key[:-3]}",
+        f"{where} {kind} {key[:40]}",
+        f"{where} {kind} {'A' * len(key)}",
+        f"|1|AAAA|AAAA {kind} {key}",
+        f"|1|= {kind} {key}",
+        where,
+        "@revoked",
+    ]
+    return [*(line.encode() for line in lines), b"caf\xe9 ssh-ed25519 \xe9\xe9\xe9\xe9"]
+
+
+@pytest.mark.board
+def test_lines_of_known_hosts_that_cannot_be_read_stand_in_no_way(
+    virtual_board: SshSession, home: Path
+) -> None:
+    public = Path(virtual_board.entry.identity_file).with_name("host.pub").read_text().strip()
+    entry = dataclasses.replace(virtual_board.entry, host_key="")
+    where = f"[127.0.0.1]:{entry.port}"
+    known = home / ".ssh/known_hosts"
+    odd = odd_lines(home, where, public)
+    known.write_bytes(b"\n".join(odd))
+    with pytest.raises(BoardError, match="is not known"):
+        SshSession(entry)
+    right = f"other.example,{where}  {public} its comment".encode()
+    for lines in ([right, *odd], [*odd, right]):
+        known.write_bytes(b"\n".join(lines))
+        with SshSession(entry) as session:
+            assert session.run(["true"], timeout=20).returncode == 0
+
+
+def test_each_odd_line_of_known_hosts_is_left_out(home: Path) -> None:
+    where, public = "[127.0.0.1]:2200", new_key(home / "host")
+    file = home / ".ssh/known_hosts"
+    for line in odd_lines(home, where, public):
+        file.write_bytes(b"# note\n\n" + line + b"\n" + f"{where}\t{public}\r\n".encode())
+        known = read_known_hosts([str(file)])
+        assert [(name, key.get_base64()) for name, key in known.keys] == [
+            (where, public.split()[1])
+        ], line
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(BoardError, match=r"cannot read .*known_hosts: Is a directory"):
+        read_known_hosts([str(file)])
+
+
+@pytest.mark.board
+def test_a_revoked_key_is_refused(virtual_board: SshSession, home: Path) -> None:
+    """Wherever it stands unmarked too, and whatever else is known of the board."""
+    public = Path(virtual_board.entry.identity_file).with_name("host.pub").read_text().strip()
+    entry = dataclasses.replace(virtual_board.entry, host_key="")
+    where = f"[127.0.0.1]:{entry.port}"
+    known = home / ".ssh/known_hosts"
+    right, revoked = f"{where} {public}\n", f"@revoked |1|AAAA|AAAA,* {public}\n"
+    other = f"{where} {new_key(home / 'other')}\n"
+    for text in (right + revoked, revoked + right, revoked, revoked + other):
+        known.write_text(text)
+        with pytest.raises(BoardError, match="is revoked by an @revoked line") as refused:
+            SshSession(entry)
+        assert virtual_board.entry.host_key in refused.value.message
+        assert "ssh-keygen -A" in refused.value.hint
+    known.write_text(right)
+    known.with_name("known_hosts2").write_text(revoked)
+    with pytest.raises(BoardError, match="is revoked"):
+        SshSession(entry)
+
+
 @pytest.mark.board
 def test_a_key_that_the_board_does_not_know(virtual_board: SshSession, home: Path) -> None:
     new_key(home / "stranger")
@@ -220,6 +295,19 @@ def test_a_connection_that_ends_within_an_upload_is_a_board_error(
 
 
 @pytest.mark.board
+def test_a_ping_over_a_connection_that_breaks_is_a_board_error(virtual_board: SshSession) -> None:
+    """It cannot be sent, before anybody has noticed: paramiko has an error of its own for that."""
+    with SshSession(virtual_board.entry) as session:
+        assert session.ping() > 0
+        transport = session._client.get_transport()
+        assert transport is not None
+        transport.sock.shutdown(socket.SHUT_WR)
+        with pytest.raises(BoardError, match="connection to 'virtual-pi4' was lost") as lost:
+            session.ping()
+        assert lost.value.hint
+
+
+@pytest.mark.board
 def test_a_file_that_is_too_large_is_not_fetched(virtual_board: SshSession, tmp_path: Path) -> None:
     sparse = (
         "mkdir -p large && truncate -s 3G large/sparse && head -c 5000000 /dev/urandom > large/5"
@@ -275,6 +363,7 @@ def test_a_full_disk_says_what_is_free_and_needed(
                 session.upload(local, "big")
             assert f"needs {size / 1e6:.1f} MB" in refused.value.message
             assert "MB free" in refused.value.message
+            assert f"`rm -r {session.workdir}/bundles`" in refused.value.hint
             left = session.run(["ls", "-A"], timeout=30).stdout.split()
             assert left == ["filler"]
         finally:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from edgecompress.errors import BoardError
 from edgecompress.rpc import Session
 from edgecompress.rpc.lease import VARIABLE, lease
 from edgecompress.rpc.local import LocalSession
+from edgecompress.rpc.ssh import SshSession
 from edgecompress.rpc.watch import Watch, look, read_sight
 from edgecompress.targets import load_board
 
@@ -63,6 +65,26 @@ def test_this_machine_and_who_measures_on_it(
 def test_the_board(virtual_board: Session) -> None:
     seen = look(virtual_board)
     assert not seen.trouble and seen.ping_ms and seen.memory_mib and seen.disk_mib
+
+
+@pytest.mark.board
+def test_one_whose_connection_breaks_is_asked_again(virtual_board: SshSession) -> None:
+    class Breaks(SshSession):
+        def ping(self) -> float:
+            transport = self._client.get_transport()
+            assert transport is not None
+            transport.sock.shutdown(socket.SHUT_WR)
+            return super().ping()
+
+    sorts = [SshSession, Breaks]
+    troubles: list[str] = []
+    with Watch(["pi"], 0.1, lambda _: sorts.pop()(virtual_board.entry)) as watch:
+        end = time.monotonic() + 60
+        while not troubles or troubles[-1]:
+            assert time.monotonic() < end, troubles
+            troubles.append(watch.all(1.0)[0].trouble)
+            time.sleep(0.01)
+    assert any("was lost" in trouble for trouble in troubles)
 
 
 def test_one_that_hangs_does_not_stop_the_others(tmp_path: Path) -> None:

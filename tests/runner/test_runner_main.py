@@ -338,6 +338,17 @@ def test_exit_codes_and_one_line_errors(runner: Path, tiny: Any, tmp_path: Path)
     assert _run(runner, tiny.bundle, tmp_path / "out").returncode == 2
 
 
+@pytest.mark.parametrize("option", ["--cool-below-c", "--cool-seconds", "--seconds"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_numbers_that_no_json_holds_are_refused_at_once(
+    runner: Path, tiny: Any, tmp_path: Path, option: str, value: str
+) -> None:
+    done = _run(runner, tiny.bundle, tmp_path / "out", "--photos", tmp_path, f"{option}={value}")
+    assert done.returncode == 2
+    assert f"argument {option}: invalid" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_that_cannot_be_used_are_one_line(
     runner: Path, tiny: Any, photo_files: tuple[Path, ...], tmp_path: Path
 ) -> None:

@@ -72,6 +72,14 @@ def test_a_named_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [one.name for one in entries()] == ["kitchen"]
 
 
+def test_an_inventory_in_the_home_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_INVENTORY", "~nobody-of-that-name/lab.toml")
+    for work in (inventory_path, entries):
+        with pytest.raises(UsageError, match="~nobody-of-that-name") as refused:
+            work()
+        assert "--inventory /" in refused.value.hint
+
+
 def test_a_damaged_board_file_breaks_nothing_else() -> None:
     path = inventory_path().with_name("boards") / "mine.toml"
     path.parent.mkdir(parents=True)

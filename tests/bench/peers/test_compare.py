@@ -7,14 +7,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from edgecompress.bench.layers import LayerCost, agreement, profile_layers
-from edgecompress.bench.peers import compare
+from edgecompress.bench.peers import Comparison, compare
 from edgecompress.bench.peers.engines import PEERS
 from edgecompress.bench.peers.models import MODELS, find_model
+from edgecompress.cli import show
+from edgecompress.cli.bench import _show, _show_agreement
 from edgecompress.errors import InputError, UsageError
 from edgecompress.targets import load_board, virtual_names
 
@@ -86,6 +89,33 @@ def test_engines_that_fail_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert rows["edgecompress"].ms == pytest.approx(10)
 
 
+@pytest.mark.parametrize(
+    ("reference", "ours"),
+    [("[1.0, 2.0]", "[1.0, NaN]"), ("[1.0, 2.0]", "[Infinity, 2.0]"), ("[0.0, 0.0]", "[0.0, 0.0]")],
+)
+def test_outputs_that_have_no_difference(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reference: str,
+    ours: str,
+) -> None:
+    """Half precision overflows where single precision does not."""
+    module = importlib.import_module("edgecompress.bench.peers.compare")
+    own = f"json.loads('{reference}' if name == 'onnxruntime' else '{ours}')"
+    (tmp_path / "program.py").write_text(ENGINES.replace("say([1.0, 2.0])", f"say({own})"))
+    monkeypatch.setattr(module, "PROGRAM", tmp_path / "program.py")
+    rows = module._time_all(tmp_path, ["onnxruntime", "edgecompress-float16"], {}, 1, 2)
+    half = next(row for row in rows if row.engine == "edgecompress-float16")
+    assert (half.difference, half.reason) == (None, "") and half.ms is not None
+    whole = Comparison("small", "host", 1000, 1.0, tuple(rows))
+    show.document(asdict(whole))  # which no number that is not finite goes into
+    assert json.loads(capsys.readouterr().out)["rows"]
+    _show("small", whole)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "float16" in line)
+    assert line.rstrip(" │").endswith("-")
+
+
 def test_another_precision_is_a_row_of_its_own(onnx: Path) -> None:
     found = compare(onnx, load_board("host"), [1], rounds=2, precisions=["int8"])
     rows = {row.engine: row for row in found.rows}
@@ -137,7 +167,8 @@ def test_layers_beside_what_the_schedules_predict(onnx: Path) -> None:
     found = agreement(rows)
     assert found is not None and found.layers == len(predicted)
     low, middle, high = found.ratio
-    assert 0 < low <= middle <= high and -1 <= found.rank <= 1
+    assert 0 < low <= middle <= high
+    assert found.rank is not None and -1 <= found.rank <= 1
 
 
 @pytest.mark.parametrize(
@@ -151,6 +182,24 @@ def test_ranks_of_measured_and_predicted(ratios: list[float], rank: float) -> No
     found = agreement(rows)
     assert found is not None and found.rank == pytest.approx(rank, abs=1e-3)
     assert agreement(rows[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("predicted", "ratios"), [([2.0, 2.0], [1.0, 3.0]), ([2.0, 4.0], [2.0, 1.0])]
+)
+def test_layers_that_are_all_alike_have_no_rank(
+    predicted: list[float], ratios: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As predicted, or as measured."""
+    rows = [
+        LayerCost("", (), "", "", (), False, 0, predicted=one, ratio=ratio)
+        for one, ratio in zip(predicted, ratios, strict=True)
+    ]
+    found = agreement(rows)
+    assert found is not None and found.rank is None
+    show.document(asdict(found))
+    _show_agreement(found)
+    assert "rank correlation none" in capsys.readouterr().out
 
 
 def compare_macs(onnx: Path) -> int:

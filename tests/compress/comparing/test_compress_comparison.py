@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -364,11 +365,70 @@ def test_seeds_of_elsewhere_are_part_of_the_table(compared, tmp_path: Path) -> N
     here["compress"]["train"]["epochs"] += 1
     with pytest.raises(InputError, match=r"its compress\.train\.epochs is \d+ and not"):
         compression.read_rows(path, here)
+
+
+ABOUT = {"job": "mine", "text": "", "photos": "val", "compress": {}, "comparison": {}}
+
+
+def _written(path: Path, rows: list[Row], **changed: Any) -> Path:
+    """A comparison.json; `changed` are fields of its last row as they never are."""
+    told = compression.document(rows, 0.5, ABOUT)
+    told["rows"][-1] |= changed
+    path.write_text(json.dumps(told))
+    return path
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"top1": value} for value in (math.nan, -0.1, 1.1)),
+        *({"macs": value} for value in (math.inf, 0, -1, 1e300)),
+        *({"held_out": math.nan}, {"point": {"alpha": math.nan}}, {"budget": 0}, {"n": 0}),
+        *({"networks": []}, {"seed": "first"}),
+    ],
+)
+def test_damaged_rows_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    rows = [_row("base", 1.0, 0, 0.8), _row("hrank", 0.5, 0, 0.7)]
+    with pytest.raises(InputError, match="rows are damaged") as refused:
+        compression.read_rows(_written(tmp_path / "comparison.json", rows, **changed), ABOUT)
+    assert "--add" in refused.value.hint
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    path = _written(tmp_path / "comparison.json", [_row("base", 1.0, 0, 0.8)])
     value = json.loads(path.read_text())
-    for damaged in ([], [{}], [value["rows"][0] | {"top1": math.nan}]):
+    for damaged in ([], [{}], None):
         path.write_text(json.dumps(value | {"rows": damaged}))
         with pytest.raises(InputError, match="rows are damaged"):
-            compression.read_rows(path, about)
+            compression.read_rows(path, ABOUT)
+
+
+def test_rows_that_no_table_can_be_made_of_are_refused(tmp_path: Path) -> None:
+    rows = [_row("base", 1.0, 0, 0.8), _row("hrank", 0.5, 0, 0.7)]
+    for changed, cause in (
+        ({"method": "magic"}, "method that is unknown here: 'magic'"),
+        ({"seed": 4}, "seed 4 has no row of the base"),
+    ):
+        path = _written(tmp_path / "comparison.json", rows, **changed)
+        with pytest.raises(InputError, match=cause) as refused:
+            compression.read_all_rows([path], ABOUT)
+        assert str(path) in refused.value.message and "--add" in refused.value.hint
+
+
+def test_a_seed_counts_once(tmp_path: Path) -> None:
+    of = [[_row("base", 1.0, seed, 0.8), _row("hrank", 0.5, seed, 0.7)] for seed in (0, 1)]
+    first, second = (_written(tmp_path / f"{n}.json", rows) for n, rows in enumerate(of))
+    both = _written(tmp_path / "both.json", [*of[0], *of[1]])
+    assert compression.read_all_rows([first, second], ABOUT) == [*of[0], *of[1]]
+    for given, cause in (
+        ([first, first], r"seed 0 is in .*0\.json twice"),
+        ([first, both], r"seed 0 is both in .*0\.json and in .*both\.json"),
+        ([both, second], r"seed 1 is both in .*both\.json and in .*1\.json"),
+        ([_written(tmp_path / "twice.json", [*of[0], of[0][1]])], r"seed 0 is in .*twice"),
+    ):
+        with pytest.raises(InputError, match=cause) as refused:
+            compression.read_all_rows(given, ABOUT)
+        assert "--add" in refused.value.hint
 
 
 def test_the_plot_has_a_mark_for_each_line(rows: list[Row]) -> None:

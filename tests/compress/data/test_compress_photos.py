@@ -101,6 +101,17 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert len(load_cache(photos, 8).targets) == 2
 
 
+def test_a_class_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    """Names that are stay as they are, whatever is in them: kept trainings know them so."""
+    names = (b"caf\xe9", "caf\xe9".encode(), "a\u200cb\u00a0c".encode(), b"n01440764")
+    for folder in map(os.fsdecode, names):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "0.png")
+    labels = image_folder(tmp_path).labels
+    assert set(labels) == {"caf\\udce9", "caf\xe9", "a\u200cb\u00a0c", "tench"}
+    assert "".join(labels).encode()
+
+
 def test_links_are_no_other_photos(shapes, tmp_path: Path) -> None:
     photos = image_folder(shapes[1])
     link = tmp_path / "other.png"
