@@ -70,9 +70,12 @@ def plot(lines: Sequence[Line]) -> Markup:
 
 def _guide(axes: charts.Axes, lines: Sequence[Line]) -> list[Markup]:
     """A dashed line at the base's top-1: what is above it and further left is better for less."""
-    base = [line.top1 for line in lines if line.method == "base"]
-    ends = [[axes.at(x, top1) for x in (axes.x_low, axes.x_high)] for top1 in base]
-    return [charts.polyline(line, "guide") for line in ends]
+    parts = []
+    for base in (line for line in lines if line.method == "base"):
+        left, right = (axes.at(x, base.top1) for x in (axes.x_low, axes.x_high))
+        parts.append(charts.polyline((left, right), "guide"))
+        parts.append(charts.words(right[0], right[1] - 7, _short("base"), "tick", "end"))
+    return parts
 
 
 def _short(method: str) -> str:
