@@ -29,8 +29,8 @@ from .answers import Journal, RecordFile
 from .board_feed import PHOTO_S, Told, parsed, serve, within
 from .board_photos import COMMAND_S, Shelf, identify, size_of
 from .deploy import PYTHON, Deployment, deploy, manifest_sha256, read_manifest, runner_error
+from .measured_parts import UNSOUND, cause, measured_parts
 from .records import MANY
-from .sections import UNSOUND, cause, measured_parts
 from .spread import PATIENCE_S, Opener, Work, keep_trying, spread, unreadable
 
 PROFILED_PHOTOS = 3

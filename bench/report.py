@@ -21,6 +21,7 @@ from . import sections
 from .accuracy import Labelled, agreement, match
 from .board_run import BoardRun
 from .deploy import read_manifest
+from .measured_parts import UNSOUND, cause, measured_parts
 from .peer_facts import peers_facts
 from .photo_facts import photo_facts
 from .precision import precision_facts
@@ -69,9 +70,9 @@ def build_report(material: Material) -> Report:
     manifest = read_manifest(material.bundle)
     try:
         return _report(material, manifest)
-    except sections.UNSOUND as error:
+    except UNSOUND as error:
         raise InputError(
-            f"the measurements do not make a report: {sections.cause(error)}",
+            f"the measurements do not make a report: {cause(error)}",
             "run again: edgecompress bench",
         ) from error
 
@@ -91,7 +92,7 @@ def _report(material: Material, manifest: Manifest) -> Report:
     if material.compression is None:
         missing["compression"] = "the cascade folder has no compression.json"
     curve = sections.trade_off_curve(manifest.cascade, answers, reference, missing)
-    told = sections.measured_parts(material.board, measured, material.run.runs, missing)
+    told = measured_parts(material.board, measured, material.run.runs, missing)
     return Report(
         name=material.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -154,6 +155,4 @@ def read_report(path: Path) -> Report:
     try:
         return Report.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        raise InputError(
-            f"{path}: {sections.cause(error)}", "make it again: edgecompress report"
-        ) from error
+        raise InputError(f"{path}: {cause(error)}", "make it again: edgecompress report") from error
