@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from edgecompress.errors import BoardError
 
-from ..rpc.session import Session
+from ..rpc.session import Session, remove_bundles
 from ..runner.errors import RunnerError
 from ..runner.records import photo_id
 
@@ -178,12 +177,11 @@ def full(session: Session, need: int, free: int, what: str = "") -> BoardError:
     Args:
         what: needs them; "" is the run.
     """
-    remove = shlex.join(["rm", "-r", f"{session.workdir}/bundles"])
     needed = f"{need / 1e6:.1f} MB needed" + (f" for {what}" if what else "")
     return BoardError(
         f"the disk of '{session.name}' is full: {needed},"
         f" {free / 1e6:.1f} MB free below {session.workdir}",
-        f"free some space on the board: {remove}",
+        f"free some space on the board: {remove_bundles(session.workdir)}",
     )
 
 

@@ -134,6 +134,12 @@ class Session(Protocol):
     ) -> None: ...
 
 
+def remove_bundles(workdir: str) -> str:
+    """What frees a board's disk when it is typed there: never the removal of `workdir` itself,
+    which may be somebody's home."""
+    return shlex.join(["rm", "-r", posixpath.join(workdir, "bundles")])
+
+
 class Commands:
     """`run`, `stream` and path handling for drivers, which bring `start`."""
 
@@ -206,12 +212,11 @@ class Commands:
     def disk_full(self, path: str, needed: int, free: int | None) -> BoardError:
         """The error for a full disk; sizes in bytes."""
         have = "no space" if free is None else f"{free / 1e6:.1f} MB"
-        # Never `workdir` itself: it may be somebody's home.
-        remove = shlex.join(["rm", "-r", posixpath.join(self.workdir, "bundles")])
         return BoardError(
             f"the disk of '{self.name}' is full: {path} needs {needed / 1e6:.1f} MB,"
             f" {have} free below {self.workdir}",
-            f"remove old bundles on the board (`{remove}`), or choose another workdir",
+            f"remove old bundles on the board (`{remove_bundles(self.workdir)}`), or choose another"
+            " workdir",
         )
 
     def __enter__(self) -> Self:

@@ -66,12 +66,12 @@ def load_weights(
         InputError: the file is missing or damaged, or its tensors do not fit.
     """
     state = renamed(_read(source, spec), network)
-    published = bool(labels) and _of_imagenet(source)
+    places = places_of(labels) if labels and _of_imagenet(source) else ()
     # A thousand classes may be other ones, or ImageNet's in another order.
-    others = published and places_of(labels) != tuple(range(CLASSES))
+    others = bool(places) and places != tuple(range(CLASSES))
     fresh = _fill(network, state, source, others)
-    if fresh and published:
-        fresh = _keep_rows(network, state, fresh, labels)
+    if fresh and places:
+        fresh = _keep_rows(network, state, fresh, places)
     if preprocess is not None and source in PRETRAINED:
         _expect(network, find_weights(source).preprocess, preprocess)
     return fresh
@@ -82,14 +82,13 @@ def _of_imagenet(source: str) -> bool:
 
 
 def _keep_rows(
-    network: Network, state: State, head: tuple[str, ...], labels: Sequence[str]
+    network: Network, state: State, head: tuple[str, ...], places: Sequence[int | None]
 ) -> tuple[str, ...]:
-    """Give the last layer the rows of the classes that it was trained for; names of its tensors,
-    unless it knows all of them."""
+    """Give the last layer the rows of the classes that it was trained for, at these `places`; names
+    of its tensors, unless it knows all of them."""
     rows = {name: state[name] for name in head if name in state}
     if not rows or any(len(value) != CLASSES for value in rows.values()):
         return head
-    places = places_of(labels)
     known = [own for own, place in enumerate(places) if place is not None]
     taken = [place for place in places if place is not None]
     target = network.state_dict()
@@ -98,8 +97,8 @@ def _keep_rows(
             target[name][known] = value[taken]
     if not known:
         return head
-    events.note(f"the weights know {len(known)} of the {len(labels)} classes by name")
-    return () if len(known) == len(labels) and len(rows) == len(head) else head
+    events.note(f"the weights know {len(known)} of the {len(places)} classes by name")
+    return () if len(known) == len(places) and len(rows) == len(head) else head
 
 
 def _expect(network: Network, given: Preprocess, wanted: Preprocess) -> None:
